@@ -1,0 +1,81 @@
+"""What a user can set of the data: how a corpus is prepared, and how batches are drawn from it."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """How raw text becomes a prepared corpus. The settings that shape its content are recorded in dataset.json."""
+
+    tokenizer: str = "sentencepiece"
+    """`sentencepiece` or `wordpiece` trains one on the corpus; a path loads one: a SentencePiece model, a `vocab.txt`,
+    or a tokenizer folder written by an earlier run."""
+    vocab_size: int = 30_522
+    """Entries of a trained vocabulary, the five special tokens included. Unused when a tokenizer is loaded."""
+    lowercase: bool = True
+    """Lower-case the text (an uncased model). Unused when the loaded tokenizer says itself."""
+    text_field: str = "text"
+    """JSON lines: the field that holds a document's text."""
+    sentences: Literal["split", "lines"] = "split"
+    """`split` finds sentences inside each line; `lines` takes every line as one sentence."""
+    language: str = "en"
+    """ISO 639 code that the sentence splitter goes by."""
+    encoding_errors: Literal["strict", "replace"] = "strict"
+    """Invalid UTF-8: stop and say where, or put U+FFFD in its place and count."""
+    validation_fraction: float = 0.01
+    """Share of documents held out, chosen by a hash of their text."""
+    shard_megabytes: float = 16.0
+    """Source text in one shard, in units of 10^6 bytes: the unit of parallel work and of restarting."""
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < 16:
+            raise ValueError(f"vocab_size {self.vocab_size} is too small: expected at least 16")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction {self.validation_fraction} is not in [0, 1)")
+        if self.shard_megabytes <= 0:
+            raise ValueError(f"shard_megabytes {self.shard_megabytes} is not positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """How sequences are drawn from a prepared corpus while training."""
+
+    sequence_length: int = 128
+    """Tokens in one row, [CLS] and [SEP] included."""
+    pairing: Literal["nsp"] = "nsp"
+    """`nsp`: segment pairs for next-sentence prediction as the reference draws them."""
+    short_sequence_probability: float = 0.1
+    """Chance, per document and pass, of a shorter target length drawn uniformly."""
+    mask_rate: float = 0.15
+    """Share of a sequence's tokens to predict."""
+    max_predictions: int | None = None
+    """Most predictions in a row. None: mask_rate x sequence_length, rounded up (20 at 128, 77 at 512)."""
+    window_tokens: int = 32_000_000
+    """Tokens planned and shuffled together. Bounds the memory of a reader; part of what defines the stream."""
+    workers: int = 2
+    """Batches masked at once."""
+    read_ahead: int = 8
+    """Finished batches kept ready."""
+
+    def __post_init__(self) -> None:
+        if self.sequence_length < 5:
+            raise ValueError(f"data.sequence_length {self.sequence_length} is too short: expected at least 5")
+        if not 0 < self.mask_rate < 1:
+            raise ValueError(f"data.mask_rate {self.mask_rate} is not between 0 and 1")
+        if not 0 <= self.short_sequence_probability <= 1:
+            raise ValueError(f"data.short_sequence_probability {self.short_sequence_probability} is not in [0, 1]")
+        for name in ("window_tokens", "workers", "read_ahead"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} {getattr(self, name)} is not positive")
+        if self.max_predictions is not None and not 1 <= self.max_predictions <= self.sequence_length:
+            raise ValueError(
+                f"data.max_predictions {self.max_predictions} is not in [1, data.sequence_length={self.sequence_length}]"
+            )
+
+    @property
+    def predictions_per_row(self) -> int:
+        """P, the width of the prediction arrays."""
+        if self.max_predictions is not None:
+            return self.max_predictions
+        return max(1, -int(-self.sequence_length * self.mask_rate // 1))

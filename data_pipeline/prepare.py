@@ -1,0 +1,259 @@
+"""Raw text → a prepared corpus: plan, tokenizer, shards, manifest. The same command again goes on where it stopped."""
+
+import dataclasses
+import importlib.metadata
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_pipeline import engines, python_docs, tokenizer_folder
+from data_pipeline.config import PrepareConfig
+from data_pipeline.progress import Progress, summary_lines
+from data_pipeline.sample import train_on_sample
+from data_pipeline.shards import COUNTS, ShardJob
+from data_pipeline.sources import Range, Source, find_sources, plan_shards
+from data_pipeline.store import (
+    MANIFEST, SPLITS, TOKENIZER_FOLDER, canonical_digest, file_digest, open_corpus, write_json, write_manifest
+)
+from data_pipeline.tokenizer import Tokenizer, load
+
+_WORK = ".prepare"
+_STATE = "state.json"
+_VERSIONED = ("numpy", "pyarrow", "sentencepiece", "sentencex", "tokenizers")
+
+
+class Summary(NamedTuple):
+    """What prepare did. `manifest` is dataset.json; `seconds` and `megabytes` (10^6 bytes of source, as stored) count
+    this run alone; `finished_before` says that there was nothing to do."""
+
+    path: Path
+    manifest: dict[str, Any]
+    seconds: float
+    megabytes: float
+    finished_before: bool
+
+
+class _Plan(NamedTuple):
+    """What defines the content of the corpus: settings and sources; and the tokenizer, if one is loaded."""
+
+    settings: dict[str, Any]
+    files: list[dict[str, Any]]
+    tokenizer: Tokenizer | None
+
+    def state(self) -> dict[str, Any]:
+        return {"settings": self.settings, "source": {"fingerprint": canonical_digest(self.files), "files": self.files}}
+
+
+def prepare(
+    config: PrepareConfig, inputs: list[str], output: str, workers: int | None = None, progress: bool = True
+) -> Summary:
+    """Prepares a corpus from files, folders and globs, or from `python-docs`, into the folder `output`.
+
+    Runs `workers` processes (None: one per processor); what they write does not depend on their number. Prints its
+    progress and a summary if asked to. Raises ValueError, in one sentence, for whatever a user can cause.
+    """
+    begin = time.monotonic()
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers {workers} is not positive")
+    folder, created = Path(output), not Path(output).exists()
+    sources = _sources(inputs, folder)
+    plan = _plan(config, sources)
+    if (folder / MANIFEST).exists():
+        manifest = _finished(folder, plan)
+        summary = Summary(folder, manifest, time.monotonic() - begin, 0.0, True)
+    else:
+        try:
+            _open_work_folder(folder, plan)
+            size = _run(config, plan, sources, folder, workers or engines.default_workers(), Progress(progress))
+        except ValueError:
+            if created and folder.exists():
+                shutil.rmtree(folder)
+            raise
+        manifest = open_corpus(folder).manifest
+        summary = Summary(folder, manifest, time.monotonic() - begin, size / 1e6, False)
+    if progress:
+        print("\n".join(summary_lines(summary)))
+    return summary
+
+
+def _sources(inputs: list[str], folder: Path) -> list[Source]:
+    """The files in order. The text of `python-docs` is one that is written into the output folder."""
+    sources: list[Source] = []
+    for name in dict.fromkeys(inputs):
+        if name == python_docs.NAME and not Path(name).exists():
+            sources.append(Source(str(folder / python_docs.FILE), "text", False, 0, 0))
+        else:
+            sources += find_sources([name])
+    unique = {Path(source.path).resolve(): source for source in sources}
+    if not unique:
+        raise ValueError("no input is given: expected files, folders, globs or python-docs")
+    return list(unique.values())
+
+
+def _plan(config: PrepareConfig, sources: list[Source]) -> _Plan:
+    settings, tokenizer = dataclasses.asdict(config), None
+    if config.tokenizer not in ("sentencepiece", "wordpiece"):
+        tokenizer = load(config.tokenizer, config.lowercase)
+        settings |= {
+            "tokenizer": f"loaded, fingerprint {tokenizer.fingerprint}",
+            "vocab_size": tokenizer.vocab_size,
+            "lowercase": tokenizer.lowercase,
+        }
+    return _Plan(settings, [_source_record(source) for source in sources], tokenizer)
+
+
+def _source_record(source: Source) -> dict[str, Any]:
+    """By name, size and time of change: reading terabytes to learn that nothing changed would not do."""
+    if Path(source.path).name == python_docs.FILE:
+        return {"name": python_docs.NAME, "packages": python_docs.versions()}
+    return {"name": Path(source.path).name, "bytes": source.size, "modified": source.modified}
+
+
+def _finished(folder: Path, plan: _Plan) -> dict[str, Any]:
+    """The manifest of a finished corpus, if it is the one that is asked for."""
+    manifest = open_corpus(folder).manifest
+    for field, expected in plan.settings.items():
+        found = manifest["settings"].get(field)
+        if found != expected:
+            raise ValueError(
+                f"{folder} holds a corpus prepared with {field} = {found!r}, asked for is {expected!r}: "
+                "choose another output folder, or delete this one"
+            )
+    found_files = manifest["source"]["files"]
+    if found_files != plan.files:
+        pairs = zip([*found_files, None], [*plan.files, None])
+        found, expected = next(pair for pair in pairs if pair[0] != pair[1])
+        raise ValueError(
+            f"{folder} holds a corpus prepared from other sources: found {_describe(found)}, "
+            f"asked for is {_describe(expected)}; choose another output folder, or delete this one"
+        )
+    return manifest
+
+
+def _describe(file: dict[str, Any] | None) -> str:
+    return "no further file" if file is None else ", ".join(f"{field} {value}" for field, value in file.items())
+
+
+def _open_work_folder(folder: Path, plan: _Plan) -> None:
+    """Makes the folder ready: new, or left unfinished by the same command, or by another one and then emptied."""
+    work = folder / _WORK
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output {folder} is a file: expected a folder, or nothing")
+    if folder.is_dir() and any(folder.iterdir()) and not work.is_dir():
+        raise ValueError(f"output folder {folder} is not empty and holds no prepared corpus: choose another one")
+    state = plan.state()
+    if work.is_dir() and _read_json(work / _STATE) != state:
+        _clear(folder)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(work / _STATE, state)
+    except OSError as error:
+        raise ValueError(f"output folder {folder} cannot be written: {error.strerror}") from None
+
+
+def _clear(folder: Path) -> None:
+    """Removes what an unfinished run of other settings left; nothing else is touched."""
+    for name in (_WORK, TOKENIZER_FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    shards = [path for split in SPLITS for path in folder.glob(f"{split}-?????-of-?????.parquet")]
+    for path in [*shards, *folder.glob(".*.partial"), folder / python_docs.FILE]:
+        path.unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _run(
+    config: PrepareConfig, plan: _Plan, sources: list[Source], folder: Path, workers: int, progress: Progress
+) -> int:
+    """Does what is left to do. Returns the bytes of source it read."""
+    shards = plan_shards([_gathered(source, folder, progress) for source in sources], config.shard_megabytes)
+    if not shards:
+        raise ValueError(_empty(sources))
+    sample = _make_tokenizer(config, plan, shards, folder, workers, progress)
+    jobs = [
+        ShardJob(index, len(shards), ranges, config, folder, folder / _WORK / f"shard-{index:05d}.json")
+        for index, ranges in enumerate(shards)
+    ]
+    records = {job.index: record for job in jobs if (record := _whole(job)) is not None}
+    left = [job for job in jobs if job.index not in records]
+    sizes = {job.index: sum(part.end - part.start for part in job.ranges) for job in jobs}
+    size = sum(sizes[job.index] for job in left)
+    with progress.bytes("preparing", sum(sizes.values()), done=sum(sizes.values()) - size) as show:
+        made = engines.run_shards(left, folder / TOKENIZER_FOLDER, workers, show)
+    records |= {job.index: record for job, record in zip(left, made)}
+    manifest = _manifest(plan, [records[job.index] for job in jobs], load(folder / TOKENIZER_FOLDER), sample)
+    if manifest["counts"]["train"]["documents"] + manifest["counts"]["validation"]["documents"] == 0:
+        raise ValueError(_empty(sources))
+    write_manifest(folder, manifest)
+    shutil.rmtree(folder / _WORK)
+    return size
+
+
+def _empty(sources: list[Source]) -> str:
+    names = sources[0].path if len(sources) == 1 else f"the {len(sources)} files from {sources[0].path} on"
+    return f"the corpus is empty: {names} hold{'s' if len(sources) == 1 else ''} no text"
+
+
+def _gathered(source: Source, folder: Path, progress: Progress) -> Source:
+    if source.path != str(folder / python_docs.FILE):
+        return source
+    path = Path(source.path)
+    if not path.exists():
+        with progress.waiting("gathering the English prose of Python's documentation"):
+            python_docs.write(path)
+    return source._replace(size=path.stat().st_size)
+
+
+def _make_tokenizer(
+    config: PrepareConfig, plan: _Plan, shards: list[tuple[Range, ...]], folder: Path, workers: int, progress: Progress
+) -> dict[str, Any] | None:
+    """Puts the tokenizer into the folder unless it is there. Returns what it was trained on, None if it was loaded."""
+    target, note = folder / TOKENIZER_FOLDER, folder / _WORK / "sample.json"
+    if plan.tokenizer is not None:
+        plan.tokenizer.save(target)
+        return None
+    if (target / tokenizer_folder.INFO).is_file() and note.is_file():
+        return json.loads(note.read_bytes())
+    with progress.waiting(f"training a {config.tokenizer} tokenizer of {config.vocab_size} entries"):
+        if workers == 1:
+            sample = train_on_sample(config, shards, target)
+        else:
+            sample = engines.run_apart(train_on_sample, config, shards, target)
+    write_json(note, sample)
+    return sample
+
+
+def _whole(job: ShardJob) -> dict[str, Any] | None:
+    """The record of a shard that an earlier run finished, if its files are what it says."""
+    record = _read_json(job.record)
+    if record is None:
+        return None
+    for shard in record["shards"].values():
+        path = job.folder / shard["name"]
+        if not path.is_file() or file_digest(path) != shard["sha256"]:
+            return None
+    return record
+
+
+def _manifest(
+    plan: _Plan, records: list[dict[str, Any]], tokenizer: Tokenizer, sample: dict[str, Any] | None
+) -> dict[str, Any]:
+    names = ("kind", "fingerprint", "vocab_size", "pad_id", "unknown_id", "cls_id", "sep_id", "mask_id")
+    totals = {
+        split: {name: sum(record["counts"][split][name] for record in records) for name in COUNTS} for split in SPLITS
+    }
+    return {
+        "tokenizer": {**{name: getattr(tokenizer, name) for name in names}, "trained_on": sample},
+        "counts": totals,
+        **{name: sum(record[name] for record in records) for name in ("replaced", "cut_documents", "blank_documents")},
+        "shards": {split: [record["shards"][split] for record in records] for split in SPLITS},
+        **plan.state(),
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+    }

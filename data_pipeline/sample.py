@@ -1,0 +1,72 @@
+"""The text a tokenizer is trained on: a bounded sample, spread evenly over the whole corpus and the same every time."""
+
+from pathlib import Path
+from typing import Any, Iterator
+
+from data_pipeline.config import PrepareConfig
+from data_pipeline.corpus import read_documents
+from data_pipeline.sentences import sentence_splitter
+from data_pipeline.shards import is_held_out
+from data_pipeline.sources import Range
+from data_pipeline.tokenizer_training import CHARACTER_COVERAGE, train
+
+SAMPLE_BYTES = 20_000_000
+"""Most text a tokenizer is trained on. Training takes some 30 times the memory."""
+
+_SLICE_BYTES = 250_000
+_USUAL_COMPRESSION = 3
+
+
+def train_on_sample(config: PrepareConfig, shards: list[tuple[Range, ...]], folder: Path) -> dict[str, Any]:
+    """Trains the tokenizer that config asks for, saves it, and returns what it was trained on."""
+    split_sentences = sentence_splitter(config.sentences, config.language)
+    documents = list(sample_documents(shards, config, SAMPLE_BYTES))
+    sentences = [sentence for document in documents for sentence in split_sentences(document)]
+    if not sentences:
+        raise ValueError("the corpus is empty: none of its files holds text to train a tokenizer on")
+    tokenizer = train(config.tokenizer, sentences, config.vocab_size, config.lowercase)
+    tokenizer.save(folder)
+    return {
+        "documents": len(documents),
+        "sentences": len(sentences),
+        "characters": sum(map(len, documents)),
+        "limit_bytes": SAMPLE_BYTES,
+        "character_coverage": CHARACTER_COVERAGE,
+    }
+
+
+def sample_documents(shards: list[tuple[Range, ...]], config: PrepareConfig, limit: int) -> Iterator[str]:
+    """Training documents of about `limit` bytes together, the last of a slice cut short; held-out ones are left out."""
+    parts = [part for shard in shards for part in shard]
+    expected = sum((part.end - part.start) * (_USUAL_COMPRESSION if part.source.compressed else 1) for part in parts)
+    rate = min(1.0, limit / expected)
+    left = limit
+    for piece in (piece for part in parts for piece in _slices(part, rate)):
+        # A slice's own share, so that a rich first slice does not take what later ones need.
+        seen = taken = 0
+        share = (piece.end - piece.start) * rate if rate < 1 else limit
+        for document in read_documents(piece, config.text_field, config.encoding_errors):
+            text = document.text.encode("utf-8")
+            seen += len(text)
+            if is_held_out(text, config.validation_fraction):
+                continue
+            if piece.source.compressed:
+                room = left if taken <= rate * seen else 0
+            else:
+                room = min(left, int(share) - taken)
+            if room > 0:
+                chosen = text[:room].decode("utf-8", "ignore")
+                taken, left = taken + min(room, len(text)), left - min(room, len(text))
+                yield chosen
+            if left <= 0 or (not piece.source.compressed and taken >= share):
+                break
+
+
+def _slices(part: Range, rate: float) -> list[Range]:
+    """Ranges that together are the part; from the start of each its share is read."""
+    size = part.end - part.start
+    if part.source.compressed or rate == 1:
+        return [part]
+    count = max(1, round(size * rate / _SLICE_BYTES))
+    borders = [part.start + size * index // count for index in range(count + 1)]
+    return [Range(part.source, start, end) for start, end in zip(borders, borders[1:])]

@@ -1,0 +1,153 @@
+"""One shard: ranges of source text → a Parquet file of training documents and one of held-out documents."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Callable, Iterator, NamedTuple
+
+import numpy as np
+
+from data_pipeline.config import PrepareConfig
+from data_pipeline.corpus import Document, read_documents
+from data_pipeline.sentences import sentence_splitter
+from data_pipeline.sources import Range
+from data_pipeline.store import SPLITS, Documents, ShardWriter, shard_name, token_dtype, write_json
+from data_pipeline.tokenizer import Tokenizer
+
+# Characters encoded at once: enough to repay a call, few enough to stay in the processor's cache and in memory.
+_CHUNK_CHARACTERS = 1_500_000
+# A row group is closed at this many tokens: what a reader holds at once, and the unit of shuffling by blocks.
+_ROW_GROUP_TOKENS = 524_288
+
+COUNTS = ("documents", "sentences", "tokens", "characters", "bytes", "unknown_tokens")
+
+
+class ShardJob(NamedTuple):
+    """All that one shard depends on, besides the tokenizer. `record` is the file that says the shard is whole."""
+
+    index: int
+    count: int
+    ranges: tuple[Range, ...]
+    config: PrepareConfig
+    folder: Path
+    record: Path
+
+
+def prepare_shard(job: ShardJob, tokenizer: Tokenizer, report: Callable[[int], None]) -> dict[str, Any]:
+    """Writes the shard's files and its record, which it returns. `report` is told of source bytes as they are read."""
+    dtype = token_dtype(tokenizer.vocab_size)
+    writers = {split: ShardWriter(job.folder / shard_name(split, job.index, job.count), dtype) for split in SPLITS}
+    try:
+        record = _fill(job, tokenizer, writers, report)
+        record["shards"] = {split: writer.close() for split, writer in writers.items()}
+    except BaseException:
+        for writer in writers.values():
+            writer.abandon()
+        raise
+    write_json(job.record, record)
+    return record
+
+
+def _fill(
+    job: ShardJob, tokenizer: Tokenizer, writers: dict[str, ShardWriter], report: Callable[[int], None]
+) -> dict[str, Any]:
+    split_sentences = sentence_splitter(job.config.sentences, job.config.language)
+    record: dict[str, Any] = {"replaced": 0, "cut_documents": 0, "blank_documents": 0}
+    record["counts"] = {split: dict.fromkeys(COUNTS, 0) for split in SPLITS}
+    waiting: dict[str, list[Documents]] = {split: [] for split in SPLITS}
+    for chunk in _chunks(_read(job, report)):
+        sentences = [split_sentences(document.text) for document in chunk]
+        encoded = tokenizer.encode_ragged([sentence for document in sentences for sentence in document])
+        per_document = np.fromiter(map(len, sentences), np.int64, len(sentences))
+        texts = [document.text.encode("utf-8") for document in chunk]
+        held_out = np.fromiter((is_held_out(text, job.config.validation_fraction) for text in texts), bool, len(texts))
+        kept = _without_empty(*encoded, per_document)
+        record["replaced"] += sum(document.replaced for document in chunk)
+        record["cut_documents"] += sum(document.cut for document in chunk)
+        record["blank_documents"] += int((~kept.documents).sum())
+        for split, chosen in (("train", kept.documents & ~held_out), ("validation", kept.documents & held_out)):
+            documents = _select(kept, chosen)
+            _count(record["counts"][split], documents, chunk, texts, chosen, tokenizer.unknown_id)
+            waiting[split].append(documents)
+            if sum(len(each.tokens) for each in waiting[split]) >= _ROW_GROUP_TOKENS:
+                writers[split].append(_join(waiting[split]))
+                waiting[split] = []
+    for split, parts in waiting.items():
+        if parts:
+            writers[split].append(_join(parts))
+    return record
+
+
+def _read(job: ShardJob, report: Callable[[int], None]) -> Iterator[Document]:
+    for part in job.ranges:
+        position = part.start
+        for document in read_documents(part, job.config.text_field, job.config.encoding_errors):
+            reached = min(max(position, document.position), part.end)
+            report(reached - position)
+            position = reached
+            yield document
+        report(part.end - position)
+
+
+def _chunks(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    chunk: list[Document] = []
+    characters = 0
+    for document in documents:
+        chunk.append(document)
+        characters += len(document.text)
+        if characters >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def is_held_out(text: bytes, fraction: float) -> bool:
+    """By the text alone, so that a document stays held out when the corpus grows or is cut otherwise."""
+    digest = hashlib.blake2b(text, digest_size=8, person=b"held-out").digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+class _Kept(NamedTuple):
+    """A chunk's ids without its empty sentences. `documents` [M]: which of them have any token."""
+
+    ids: np.ndarray  # [T]
+    lengths: np.ndarray  # [N] tokens of each sentence
+    per_document: np.ndarray  # [M] sentences of each document
+    documents: np.ndarray  # [M] bool
+
+
+def _without_empty(ids: np.ndarray, lengths: np.ndarray, per_document: np.ndarray) -> _Kept:
+    owner = np.repeat(np.arange(len(per_document)), per_document)[lengths > 0]
+    kept_per_document = np.bincount(owner, minlength=len(per_document))
+    return _Kept(ids, lengths[lengths > 0], kept_per_document, kept_per_document > 0)
+
+
+def _select(kept: _Kept, chosen: np.ndarray) -> Documents:
+    """The chosen [M] documents, as arrays of their own."""
+    sentences = np.repeat(chosen, kept.per_document)
+    tokens = kept.ids[np.repeat(sentences, kept.lengths)]
+    return Documents(tokens, _offsets(kept.lengths[sentences]), _offsets(kept.per_document[chosen]))
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+def _join(parts: list[Documents]) -> Documents:
+    return Documents(
+        np.concatenate([part.tokens for part in parts]),
+        _offsets(np.concatenate([np.diff(part.sentence_offsets) for part in parts])),
+        _offsets(np.concatenate([np.diff(part.document_offsets) for part in parts])),
+    )
+
+
+def _count(
+    counts: dict[str, int], documents: Documents, chunk: list[Document], texts: list[bytes], chosen: np.ndarray,
+    unknown_id: int,
+) -> None:
+    counts["documents"] += len(documents.document_offsets) - 1
+    counts["sentences"] += len(documents.sentence_offsets) - 1
+    counts["tokens"] += len(documents.tokens)
+    counts["unknown_tokens"] += int(np.count_nonzero(documents.tokens == unknown_id))
+    counts["characters"] += sum(len(chunk[index].text) for index in np.flatnonzero(chosen))
+    counts["bytes"] += sum(len(texts[index]) for index in np.flatnonzero(chosen))

@@ -1,0 +1,278 @@
+"""Prepared corpus → numpy batches, at any position, for any number of hosts.
+
+The stream is a pure function of corpus, seed, settings and position. An epoch draws an order of the corpus's blocks
+and cuts it into windows; a window is paired, shuffled and masked under keys made of (seed, epoch, window); the rows
+of all windows, one after the other and epoch after epoch, are cut into global batches. A position names the first
+row that is not yet used, so a run resumes by planning one window and reading nothing before it.
+"""
+
+import concurrent.futures
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipeline import masking, packing, pairing, randomness
+from data_pipeline.config import DataConfig
+from data_pipeline.store import Block, Corpus, Documents, read_block
+
+_ORDER, _PAIRING, _ROWS, _MASKING = range(4)
+
+
+class Position(NamedTuple):
+    """The first row not yet used."""
+
+    epoch: int = 0
+    window: int = 0
+    row: int = 0
+
+
+def batches(
+    corpus: Corpus,
+    config: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    position: Position = Position(),
+    split: str = "train",
+    epochs: int | None = None,
+    host_index: int = 0,
+    host_count: int = 1,
+) -> Iterator[tuple[dict[str, np.ndarray], Position]]:
+    """Yields (batch, position after it); the batch holds this host's share of the `batch_size` global rows.
+
+    Endless unless `epochs` is given; then the last batch is filled up with empty rows of weight zero.
+    Raises ValueError where the corpus cannot be paired or the position does not belong to it.
+    """
+    if batch_size % host_count:
+        raise ValueError(f"batch size {batch_size} cannot be divided among {host_count} hosts")
+    share = batch_size // host_count
+    shelf = _Shelf()
+    failure: list[BaseException] = []
+
+    def descriptors() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        try:
+            for runs, after in _global_batches(corpus, config, batch_size, seed, Position(*position), split, epochs):
+                own = _own_rows(runs, host_index * share, (host_index + 1) * share)
+                yield np.array([(shelf.put(plan), first, last) for plan, first, last in own]).reshape(-1, 3), after
+        except Exception as error:  # TensorFlow would wrap it in a page of text: carried past it and raised below
+            failure.append(error)
+
+    def build(runs: np.ndarray) -> tuple[np.ndarray, ...]:
+        batch = _build([(shelf.take(int(name)), first, last) for name, first, last in runs], corpus, config, share)
+        return tuple(batch[name] for name in _names())
+
+    for element in _dataset(descriptors, build, config, share):
+        *arrays, after = element
+        yield dict(zip(_names(), arrays, strict=True)), Position(*map(int, after))
+    if failure:
+        raise failure[0]
+
+
+def windows_of_epoch(corpus: Corpus, config: DataConfig, split: str, seed: int, epoch: int) -> list[list[Block]]:
+    """The blocks of each window in the order of the epoch. Every block is in exactly one window.
+
+    A window closes once it holds `window_tokens` tokens and two documents (a pair needs two); what is left at the
+    end with fewer joins the window before it.
+    """
+    blocks = corpus.blocks[split]
+    windows: list[list[Block]] = [[]]
+    for index in randomness.permutation(randomness.key(seed, epoch, 0, _ORDER), len(blocks)):
+        if sum(b.tokens for b in windows[-1]) >= config.window_tokens and sum(b.documents for b in windows[-1]) > 1:
+            windows.append([])
+        windows[-1].append(blocks[index])
+    if len(windows) > 1 and sum(b.documents for b in windows[-1]) < 2:
+        windows[-2].extend(windows.pop())
+    return windows
+
+
+def plan_window(
+    corpus: Corpus, config: DataConfig, split: str, seed: int, epoch: int, window: int
+) -> packing.Window:
+    """Reads, pairs and shuffles one window. Raises ValueError where the corpus has no text to pair."""
+    count = sum(block.documents for block in corpus.blocks[split])
+    if count < 2:
+        raise ValueError(
+            f"{corpus.path} holds {count} {split} document(s), and next-sentence pairs need two: put an empty line "
+            "between documents and prepare again, or hold out another share with --validation-fraction"
+        )
+    blocks = windows_of_epoch(corpus, config, split, seed, epoch)[window]
+    documents = _join([read_block(corpus, block) for block in blocks])
+    sequences = pairing.next_sentence_pairs(documents, config, randomness.key(seed, epoch, window, _PAIRING))
+    order, row_offsets = packing.one_sequence_per_row(
+        len(sequences.a_start), randomness.key(seed, epoch, window, _ROWS)
+    )
+    special = np.array([corpus.cls_id, corpus.sep_id], documents.tokens.dtype)
+    return packing.Window(
+        tokens=np.concatenate([documents.tokens, special]),
+        sequences=sequences,
+        order=order,
+        row_offsets=row_offsets,
+        mask_key=randomness.key(seed, epoch, window, _MASKING),
+    )
+
+
+def _join(parts: list[Documents]) -> Documents:
+    tokens = np.cumsum([0] + [len(part.tokens) for part in parts])
+    sentences = np.cumsum([0] + [len(part.sentence_offsets) - 1 for part in parts])
+    return Documents(
+        np.concatenate([part.tokens for part in parts]),
+        np.concatenate([[0], *(part.sentence_offsets[1:] + before for part, before in zip(parts, tokens))]),
+        np.concatenate([[0], *(part.document_offsets[1:] + before for part, before in zip(parts, sentences))]),
+    )
+
+
+_Run = tuple[packing.Window, int, int]  # rows [first, last) of a window
+
+
+def _global_batches(
+    corpus: Corpus, config: DataConfig, size: int, seed: int, position: Position, split: str, epochs: int | None
+) -> Iterator[tuple[list[_Run], Position]]:
+    """Cuts the rows of all windows into global batches; a batch may span windows and epochs."""
+    runs: list[_Run] = []
+    missing = size
+    for (epoch, window), plan in _plans(corpus, config, split, seed, position, epochs):
+        row = position.row if (epoch, window) == (position.epoch, position.window) else 0
+        if row > plan.rows:
+            raise ValueError(f"position {tuple(position)} is not one of this corpus: its window has {plan.rows} rows")
+        while row < plan.rows:
+            last = min(row + missing, plan.rows)
+            runs.append((plan, row, last))
+            missing -= last - row
+            row = last
+            if not missing:
+                yield runs, Position(epoch, window, row)
+                runs, missing = [], size
+    if runs:
+        yield runs, Position(epochs or 0, 0, 0)
+
+
+def _plans(
+    corpus: Corpus, config: DataConfig, split: str, seed: int, position: Position, epochs: int | None
+) -> Iterator[tuple[tuple[int, int], packing.Window]]:
+    """All windows from `position` on; the next one is planned in the background while one is in use."""
+    here = (position.epoch, position.window)
+    with concurrent.futures.ThreadPoolExecutor(1) as background:
+        pending = background.submit(plan_window, corpus, config, split, seed, *here)
+        while epochs is None or here[0] < epochs:
+            plan = pending.result()
+            last = len(windows_of_epoch(corpus, config, split, seed, here[0])) - 1
+            following = (here[0], here[1] + 1) if here[1] < last else (here[0] + 1, 0)
+            if epochs is None or following[0] < epochs:
+                pending = background.submit(plan_window, corpus, config, split, seed, *following)
+            yield here, plan
+            here = following
+
+
+def _own_rows(runs: list[_Run], first: int, last: int) -> list[_Run]:
+    """Rows [first, last) of a global batch made of `runs`."""
+    own, before = [], 0
+    for plan, start, end in runs:
+        low, high = max(first - before, 0), min(last - before, end - start)
+        if low < high:
+            own.append((plan, start + low, start + high))
+        before += end - start
+    return own
+
+
+class _Shelf:
+    """Windows in use, by number, so that a run of rows can travel through tf.data as three integers.
+
+    A window is dropped when every run that was put on the shelf has been taken and another window has come.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._plans: dict[int, packing.Window] = {}
+        self._waiting: dict[int, int] = {}
+        self._newest = -1
+
+    def put(self, plan: packing.Window) -> int:
+        with self._lock:
+            if self._plans.get(self._newest) is not plan:
+                self._newest += 1
+                self._plans[self._newest] = plan
+                self._waiting[self._newest] = 0
+                self._drop_used()
+            self._waiting[self._newest] += 1
+            return self._newest
+
+    def take(self, name: int) -> packing.Window:
+        with self._lock:
+            plan = self._plans[name]
+            self._waiting[name] -= 1
+            self._drop_used()
+            return plan
+
+    def _drop_used(self) -> None:
+        for name in [n for n, count in self._waiting.items() if not count and n != self._newest]:
+            del self._plans[name], self._waiting[name]
+
+
+def _build(runs: list[_Run], corpus: Corpus, config: DataConfig, rows: int) -> dict[str, np.ndarray]:
+    """Gathers and masks the rows of `runs`; fills up with empty ones to `rows`."""
+    vocabulary = masking.Vocabulary(corpus.vocab_size, corpus.cls_id, corpus.sep_id, corpus.mask_id)
+    parts = []
+    for window, first, last in runs:
+        keys = randomness.bits(window.mask_key, np.arange(first, last))
+        part = packing.assemble(window, int(first), int(last), config.sequence_length)
+        parts.append(masking.mask_tokens(part, keys, vocabulary, config))
+    present = sum(last - first for _, first, last in runs)
+    if not parts:
+        parts = [_template(config)]
+    if present < rows:
+        parts.append(packing.empty_rows(int(rows - present), parts[0]))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _shapes(config: DataConfig) -> dict[str, tuple[int, type]]:
+    """Width and type of each array of a batch, in the order in which they travel."""
+    length, width = config.sequence_length, config.predictions_per_row
+    tokens = {name: (length, np.int32) for name in ("input_ids", "segment_ids", "sequence_ids", "position_ids")}
+    masks = {"masked_positions": (width, np.int32), "masked_ids": (width, np.int32), "masked_weights": (width, np.float32)}
+    pairs = {
+        "cls_positions": (1, np.int32), "next_sentence_labels": (1, np.int32), "next_sentence_weights": (1, np.float32),
+    }
+    return tokens | masks | pairs
+
+
+def _template(config: DataConfig) -> dict[str, np.ndarray]:
+    """A batch of no rows."""
+    return {name: np.zeros((0, width), dtype) for name, (width, dtype) in _shapes(config).items()}
+
+
+def _names() -> list[str]:
+    return list(_shapes(DataConfig()))
+
+
+def _dataset(descriptors: Any, build: Any, config: DataConfig, rows: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """tf.data around the two functions: batches are built by parallel workers, in order, ahead of their use."""
+    tf = _tensorflow()
+    shapes = list(_shapes(config).values())
+    types = [tf.as_dtype(dtype) for _, dtype in shapes]
+
+    def build_in_graph(runs: Any, after: Any) -> tuple[Any, ...]:
+        arrays = tf.numpy_function(build, [runs], types, stateful=False)
+        for array, (width, _) in zip(arrays, shapes, strict=True):
+            array.set_shape((rows, width))
+        return (*arrays, after)
+
+    signature = (tf.TensorSpec((None, 3), tf.int64), tf.TensorSpec((3,), tf.int64))
+    dataset = tf.data.Dataset.from_generator(descriptors, output_signature=signature)
+    dataset = dataset.map(build_in_graph, num_parallel_calls=config.workers, deterministic=True)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = config.workers + 2
+    return dataset.prefetch(config.read_ahead).with_options(options).as_numpy_iterator()
+
+
+def _tensorflow() -> Any:
+    """TensorFlow, told to leave accelerators alone. Imported here because it takes seconds."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing is computed by TensorFlow: it feeds, and says less
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    return tf

@@ -1,0 +1,132 @@
+"""A tokenizer as Hugging Face knows it: `tokenizer.json` and the files beside it, in one self-contained folder."""
+
+from pathlib import Path
+from typing import Any
+
+from data_pipeline import sentencepiece_model
+from data_pipeline.normalization import rust_normalizer
+from data_pipeline.store import write_json
+
+INFO = "tokenizer_info.json"
+MODEL = "sentencepiece.model"
+VOCABULARY = "vocab.txt"
+
+_FORMAT_VERSION = 1
+_ROLES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+# Control symbols have no score that a text could earn.
+_NEVER = -1e6
+
+
+def rust_tokenizer(kind: str, lowercase: bool, pieces: list[str], model: Any) -> Any:
+    """The `tokenizers` form of a tokenizer. It is made so that special tokens in a text stay text."""
+    from tokenizers import AddedToken, Tokenizer, processors
+
+    if kind == "wordpiece":
+        tokenizer = Tokenizer(_wordpiece(pieces))
+        _add_bert_rule(tokenizer, lowercase)
+    else:
+        tokenizer = Tokenizer(_unigram(model) if kind == "unigram" else _byte_pairs(model))
+        _add_sentencepiece_rule(tokenizer, lowercase, model)
+    tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in _ROLES.values()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[(piece, tokenizer.token_to_id(piece)) for piece in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _wordpiece(pieces: list[str]) -> Any:
+    from tokenizers import models
+
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    return models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
+
+
+def _add_bert_rule(tokenizer: Any, lowercase: bool) -> None:
+    from tokenizers import decoders, normalizers, pre_tokenizers
+
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+
+
+def _unigram(model: sentencepiece_model.Model) -> Any:
+    from tokenizers import models
+
+    unknown = next(index for index, piece in enumerate(model.pieces) if piece.type == sentencepiece_model.UNKNOWN)
+    silent = (sentencepiece_model.UNKNOWN, sentencepiece_model.CONTROL)
+    vocabulary = [(piece.text, _NEVER if piece.type in silent else piece.score) for piece in model.pieces]
+    return models.Unigram(vocabulary, unk_id=unknown, byte_fallback=model.byte_fallback)
+
+
+def _byte_pairs(model: sentencepiece_model.Model) -> Any:
+    """Merges are those pairs of pieces that form a piece, best score first, as SentencePiece applies them."""
+    from tokenizers import models
+
+    vocabulary = {piece.text: index for index, piece in enumerate(model.pieces)}
+    merges = []
+    for index, piece in enumerate(model.pieces):
+        pairs = [(piece.text[:cut], piece.text[cut:]) for cut in range(1, len(piece.text))]
+        known = [pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary]
+        merges += [(-piece.score, index, pair) for pair in known]
+    ordered = [pair for _, _, pair in sorted(merges, key=lambda merge: merge[:2])]
+    return models.BPE(vocabulary, ordered, unk_token="[UNK]", fuse_unk=True, byte_fallback=model.byte_fallback)
+
+
+def _add_sentencepiece_rule(tokenizer: Any, lowercase: bool, model: sentencepiece_model.Model) -> None:
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+    if sentencepiece_model.is_ours(model):
+        tokenizer.normalizer = rust_normalizer(lowercase)
+    else:
+        steps: list[Any] = [normalizers.Precompiled(model.character_map)] if model.character_map else []
+        if model.remove_extra_spaces:
+            steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    scheme = "always" if model.add_dummy_prefix else "never"
+    split = sentencepiece_model.splits_at_spaces(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme, split=split)
+
+
+def save(tokenizer: Any, folder: Path) -> None:
+    """Writes the folder; tokenizer_info.json, by which `load` knows it, comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if tokenizer.model is None:
+        (folder / VOCABULARY).write_text("".join(piece + "\n" for piece in tokenizer.pieces), encoding="utf-8")
+    else:
+        (folder / MODEL).write_bytes(tokenizer.model)
+    (folder / "tokenizer.json").write_text(tokenizer.rust.to_str(pretty=True), encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", _hugging_face_config(tokenizer))
+    write_json(folder / "special_tokens_map.json", {f"{role}_token": piece for role, piece in _ROLES.items()})
+    own = tokenizer.model is None or sentencepiece_model.is_ours(sentencepiece_model.parse(tokenizer.model, "saved"))
+    info = {
+        "format_version": _FORMAT_VERSION,
+        "kind": tokenizer.kind,
+        "normalization": "own" if own else "model",
+        "lowercase": tokenizer.lowercase,
+        "vocab_size": tokenizer.vocab_size,
+        "fingerprint": tokenizer.fingerprint,
+    }
+    write_json(folder / INFO, info)
+
+
+def _hugging_face_config(tokenizer: Any) -> dict[str, Any]:
+    """PreTrainedTokenizerFast takes tokenizer.json as it stands; BERT's own class would build one from a vocabulary."""
+    special = {
+        str(tokenizer.pieces.index(piece)): {
+            "content": piece, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True
+        }
+        for piece in _ROLES.values()
+    }
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "added_tokens_decoder": special,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "model_max_length": 512,
+        "padding_side": "right",
+        **{f"{role}_token": piece for role, piece in _ROLES.items()},
+    }

@@ -1,0 +1,306 @@
+"""The command line: parses, joins the stream to the loop, and leaves the work to the rooms it belongs to."""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import os
+import pathlib
+import re
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import tyro
+
+from data_pipeline.config import PrepareConfig
+from flaxbert.config import Experiment, with_vocabulary
+
+DONE, USER_ERROR, STOPPED = 0, 1, 75
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """Text → a prepared corpus that any experiment can train on."""
+
+    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="INPUT...")]
+    """Files, globs or directories of text or JSON lines, plain or gzip; or `python-docs`."""
+    output: str
+    """The folder to write."""
+    settings: Annotated[PrepareConfig, tyro.conf.arg(name="")] = PrepareConfig()
+    workers: int | None = None
+    """Processes. None: one for each core."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """Pretrain a model on a prepared corpus. The same command again resumes."""
+
+    experiment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
+    """A name in experiments/ or the path of a Python file that defines EXPERIMENT."""
+    corpus: str
+    """A prepared corpus."""
+    workdir: str
+    """The run's folder: settings, checkpoints, metrics."""
+    settings: Annotated[Experiment, tyro.conf.arg(name="")] = Experiment()
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a run's model as a folder that Hugging Face transformers loads."""
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """A run's folder."""
+    output: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUTPUT")]
+    """The folder to write."""
+    step: int | None = None
+    """The checkpoint to export. None: the newest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FillMask:
+    """Print the likeliest words for each [MASK]."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run's folder, an export, or a Hugging Face folder."""
+    texts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TEXT...")]
+    """Texts that hold [MASK]."""
+    top: int = 5
+    """Words for each mask."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Quickstart:
+    """Prepare, pretrain, look at and export a tiny BERT on Python's documentation, in minutes."""
+
+    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")] = "runs/quickstart"
+    """Where everything goes."""
+
+
+def prepare(arguments: Prepare) -> int:
+    from data_pipeline.prepare import prepare as run
+
+    run(arguments.settings, list(arguments.inputs), arguments.output, workers=arguments.workers)
+    return DONE
+
+
+def pretrain(arguments: Pretrain) -> int:
+    from data_pipeline.store import open_corpus
+    from flaxbert.training.run import begin_or_resume
+
+    corpus = open_corpus(arguments.corpus)
+    experiment = with_vocabulary(arguments.settings, corpus.vocab_size)
+    _describe(corpus, experiment)
+    begin_or_resume(arguments.workdir, experiment, _corpus_facts(corpus), str(pathlib.Path(corpus.path) / "tokenizer"))
+
+    from flaxbert.training.loop import train
+
+    return STOPPED if train(experiment, arguments.workdir, _streams(corpus, experiment)).stopped else DONE
+
+
+def export(arguments: Export) -> int:
+    from flaxbert.tools.export import export as run
+
+    run(arguments.run, arguments.output, step=arguments.step)
+    return DONE
+
+
+def fill_mask(arguments: FillMask) -> int:
+    from flaxbert.tools.fill_mask import fill_mask as run
+
+    run(arguments.model, list(arguments.texts), top=arguments.top)
+    return DONE
+
+
+def quickstart(arguments: Quickstart) -> int:
+    from data_pipeline.statistics import unigram_entropy
+    from data_pipeline.store import open_corpus
+    from flaxbert.tools import quickstart as tour
+
+    for command in tour.commands(arguments.folder):
+        tour.announce(command)
+        status = main(command)
+        if status != DONE:
+            return status
+        if command[0] == "pretrain":
+            corpus = open_corpus(tour.corpus_folder(arguments.folder))
+            tour.show_what_it_learnt(arguments.folder, unigram_entropy(corpus, "validation"))
+    tour.say_what_is_next(arguments.folder)
+    return DONE
+
+
+COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
+    "prepare": (Prepare, prepare),
+    "pretrain": (Pretrain, pretrain),
+    "export": (Export, export),
+    "fill-mask": (FillMask, fill_mask),
+    "quickstart": (Quickstart, quickstart),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status. A user's error is one sentence, unless `--traceback` is given."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    traceback = "--traceback" in argv
+    argv = [argument for argument in argv if argument != "--traceback"]
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_usage())
+            return DONE
+        if argv[0] == "--version":
+            print(f"flaxbert {importlib.metadata.version('flaxbert')}")
+            return DONE
+        if argv[0] not in COMMANDS:
+            raise ValueError(f"{argv[0]!r} is no command; flaxbert has {', '.join(COMMANDS)}")
+        kind, run = COMMANDS[argv[0]]
+        return run(_parse(kind, argv[0], argv[1:]))
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except (ValueError, OSError) as error:
+        if traceback:
+            raise
+        print(f"flaxbert: {_sentence(error)}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("flaxbert: interrupted", file=sys.stderr)
+        return 130
+
+
+def load_experiment(name: str) -> Experiment:
+    """The EXPERIMENT of a file, or of a module in experiments/."""
+    if name.endswith(".py") or os.sep in name:
+        if not pathlib.Path(name).is_file():
+            raise ValueError(f"no such experiment file: {name}")
+        found = runpy.run_path(name).get("EXPERIMENT")
+    elif importlib.util.find_spec(f"experiments.{name}") is None:
+        folder = pathlib.Path(importlib.import_module("experiments").__path__[0])
+        known = ", ".join(sorted(path.stem for path in folder.glob("[!_]*.py")))
+        raise ValueError(f"no experiment is named {name!r}; there are {known}, or give the path of a .py file")
+    else:
+        found = getattr(importlib.import_module(f"experiments.{name}"), "EXPERIMENT", None)
+    if not isinstance(found, Experiment):
+        raise ValueError(f"{name} does not define EXPERIMENT, a flaxbert.config.Experiment")
+    return found
+
+
+def _usage() -> str:
+    lines = ["usage: flaxbert COMMAND ...", ""]
+    lines += [f"  {name:11} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
+    return "\n".join([*lines, "", "flaxbert COMMAND --help lists a command's flags; --traceback shows where an error arose."])
+
+
+def _parse(kind: Any, name: str, argv: list[str]) -> Any:
+    """Flags → the command's dataclass. tyro's page about a mistake becomes the one sentence at its head."""
+    default = {}
+    if kind is Pretrain and argv and not argv[0].startswith("-"):
+        # The experiment's values are the defaults of the flags that follow it.
+        default = {"default": Pretrain(argv[0], tyro.MISSING, tyro.MISSING, load_experiment(argv[0]))}
+    page = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(page), _wide_terminal("-h" not in argv and "--help" not in argv):
+            return tyro.cli(
+                kind, args=argv, prog=f"flaxbert {name}", config=(tyro.conf.FlagConversionOff,), **default
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_head_of(page.getvalue())) from None
+
+
+def _head_of(page: str) -> str:
+    """The first paragraph of tyro's boxed page, and its suggestion, as one sentence."""
+    lines = [line.strip("│ ") for line in page.splitlines() if line.startswith("│")]
+    parts = [part.strip() for part in re.split(r"─{5,}", "\n".join(lines))]
+    if parts[0].startswith("Missing from"):
+        return "missing " + ", ".join(re.findall(r"^\s*(--\S+|[A-Z.]{3,}(?= ))", parts[0].partition(":")[2], re.MULTILINE))
+    head = re.sub(r"^Error parsing settings\.\w+: ", "", " ".join(parts[0].split()))
+    meant = re.search(r"(?:Perhaps you meant:|similar to \S+:)\s+(--\S+)", page.replace("│", ""))
+    return head + (f" (did you mean {meant.group(1)}?)" if meant else "")
+
+
+@contextlib.contextmanager
+def _wide_terminal(wide: bool) -> Iterator[None]:
+    """Keeps tyro from breaking a sentence over lines."""
+    before = os.environ.get("COLUMNS")
+    if wide:
+        os.environ["COLUMNS"] = "1000"
+    try:
+        yield
+    finally:
+        if wide:
+            os.environ.pop("COLUMNS")
+            if before is not None:
+                os.environ["COLUMNS"] = before
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _corpus_facts(corpus: Any) -> dict[str, Any]:
+    """What a run remembers of its corpus."""
+    counts = {split: _count(corpus, split) for split in corpus.blocks}
+    return {
+        "path": str(pathlib.Path(corpus.path).absolute()),
+        "fingerprint": corpus.fingerprint,
+        "tokenizer_fingerprint": corpus.tokenizer_fingerprint,
+        **counts,
+    }
+
+
+def _count(corpus: Any, split: str) -> dict[str, int]:
+    blocks = corpus.blocks[split]
+    return {name: sum(getattr(block, name) for block in blocks) for name in ("documents", "sentences", "tokens")}
+
+
+def _describe(corpus: Any, experiment: Experiment) -> None:
+    """Prints what the run will see, and warns where next-sentence prediction cannot teach."""
+    from data_pipeline.statistics import DEGENERATE_LABEL_SHARE, unigram_entropy, window_facts
+
+    if experiment.train.eval_every and _count(corpus, "validation")["documents"] < 2:
+        raise ValueError(
+            f"{corpus.path} holds {_count(corpus, 'validation')['documents']} held-out documents and an evaluation "
+            "needs two: prepare with a larger --validation-fraction, or train with --train.eval-every 0"
+        )
+    facts = window_facts(corpus, experiment.data, experiment.train.seed)
+    steps = facts.rows_per_epoch / experiment.train.batch_size
+    print(f"corpus: {_count(corpus, 'train')['tokens']:,} tokens, {facts.rows_per_epoch:,.0f} rows an epoch "
+          f"({steps:,.0f} steps), rows {facts.fill:.0%} full", file=sys.stderr)  # fmt: skip
+    print(f"next sentence: {facts.random_labels:.0%} of the labels are 'random'", file=sys.stderr)
+    if max(facts.random_labels, 1 - facts.random_labels) > DEGENERATE_LABEL_SHARE:
+        print("warning: nearly all next-sentence labels are the same, so that head learns to say so and no more; "
+              "its usual cause is text with one sentence a document or a line", file=sys.stderr)  # fmt: skip
+    if experiment.train.eval_every:
+        print(f"unigram entropy of the held-out text: {unigram_entropy(corpus, 'validation'):.3f} nats "
+              "(a loss that stays there has learnt frequencies alone)", file=sys.stderr)  # fmt: skip
+
+
+def _streams(corpus: Any, experiment: Experiment) -> Any:
+    """The corpus's streams as the loop takes them."""
+    import jax
+
+    from data_pipeline.stream import Position, batches
+    from flaxbert.training.loop import Streams
+
+    shared = dict(batch_size=experiment.train.batch_size, host_index=jax.process_index(), host_count=jax.process_count())
+
+    def train(position: dict[str, int] | None) -> Iterator[Any]:
+        start = Position(**(position or {}))
+        for batch, after in batches(corpus, experiment.data, seed=experiment.train.seed, position=start, **shared):
+            yield batch, after._asdict()
+
+    def validation() -> Iterator[Any]:
+        for batch, _ in batches(corpus, experiment.data, seed=0, split="validation", epochs=1, **shared):
+            yield batch
+
+    return Streams(train, validation)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

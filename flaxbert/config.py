@@ -1,0 +1,196 @@
+"""The settings of a run: frozen dataclasses, checked when built. Defaults are BERT-base as the paper trains it."""
+
+import dataclasses
+from typing import Any, Literal
+
+from data_pipeline.config import DataConfig
+
+VOCABULARY_MULTIPLE = 128  # matrix units like a vocabulary of whole tiles; the rest is cut off on export
+
+
+def _positive(section: str, name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{section}.{name} {value} is not positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The shape of the encoder (BERT, Devlin et al. 2018, section 3)."""
+
+    vocab_size: int | None = None
+    """V. None: that of the corpus's tokenizer, filled in at the launch."""
+    hidden_size: int = 768
+    """D."""
+    num_layers: int = 12
+    """L."""
+    num_heads: int = 12
+    """H."""
+    feed_forward_size: int | None = None
+    """F. None: 4 x hidden_size."""
+    max_length: int = 512
+    """Learned positions."""
+    segment_types: int = 2
+    dropout: float = 0.1
+    """On the embeddings and on the output of each half-layer."""
+    attention_dropout: float = 0.1
+    """On the attention probabilities."""
+    activation: Literal["gelu", "gelu_new"] = "gelu_new"
+    """`gelu` is the exact (erf) form of the first release, `gelu_new` the tanh form of the reference since 2019."""
+    initializer_range: float = 0.02
+    layer_norm_epsilon: float = 1e-12
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers", "num_heads", "max_length", "segment_types"):
+            _positive("model", name, getattr(self, name))
+        if self.vocab_size is not None:
+            _positive("model", "vocab_size", self.vocab_size)
+        if self.feed_forward_size is not None:
+            _positive("model", "feed_forward_size", self.feed_forward_size)
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}"
+            )
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name} {getattr(self, name)} is not in [0, 1)")
+
+    @property
+    def head_size(self) -> int:
+        """K."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def mlp_size(self) -> int:
+        """F, resolved."""
+        return self.feed_forward_size or 4 * self.hidden_size
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """V rounded up to a whole number of tiles: the rows of the embedding table."""
+        if self.vocab_size is None:
+            raise ValueError("model.vocab_size is not set: it comes from the corpus's tokenizer")
+        return -(-self.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+
+PRESETS = {
+    "tiny": ModelConfig(num_layers=2, hidden_size=128, num_heads=2),
+    "mini": ModelConfig(num_layers=4, hidden_size=256, num_heads=4),
+    "small": ModelConfig(num_layers=4, hidden_size=512, num_heads=8),
+    "medium": ModelConfig(num_layers=8, hidden_size=512, num_heads=8),
+    "base": ModelConfig(num_layers=12, hidden_size=768, num_heads=12),
+    "large": ModelConfig(num_layers=24, hidden_size=1024, num_heads=16),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The reference's Adam and its learning-rate curve (google-research/bert, optimization.py)."""
+
+    learning_rate: float = 1e-4
+    """Peak of the curve."""
+    warmup_steps: int = 10_000
+    """Steps with a rising rate. The decay is measured from step 0 all the same, as the reference does."""
+    weight_decay: float = 0.01
+    """Decoupled, inside the learning rate; not on biases and LayerNorm."""
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-6
+    """Added outside the square root."""
+    clip_norm: float = 1.0
+    """Largest global gradient norm."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "epsilon", "clip_norm"):
+            _positive("optimizer", name, getattr(self, name))
+        for name in ("warmup_steps", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimizer.{name} {getattr(self, name)} is negative")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} {getattr(self, name)} is not in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the devices are arranged. The product must be the number of devices."""
+
+    data: int | None = None
+    """Copies of the model, each with its rows of the batch. None: what the other axes leave."""
+    fsdp: int = 1
+    """Shards of parameters and optimizer state; rows of the batch are divided along this axis too."""
+    tensor: int = 1
+    """Shards of heads, feed-forward and vocabulary."""
+
+    def __post_init__(self) -> None:
+        for name in ("data", "fsdp", "tensor"):
+            if getattr(self, name) is not None:
+                _positive("mesh", name, getattr(self, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Length and rhythm of a run."""
+
+    steps: int = 1_000_000
+    batch_size: int = 256
+    """Sequences in a global batch."""
+    seed: int = 0
+    """Of parameters, dropout and the stream of batches."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products; parameters, optimizer, LayerNorm, softmax and loss are float32 always."""
+    log_every: int = 100
+    eval_every: int = 10_000
+    """Steps between evaluations on the held-out documents; there is one at the end too. 0: never."""
+    eval_batches: int | None = 100
+    """Held-out batches in an evaluation. None: all."""
+    checkpoint_every: int = 10_000
+    """Steps between checkpoints; there is one at the end and at a signal too."""
+    keep_checkpoints: int = 3
+    """The newest ones that are kept, beside the one with the lowest held-out loss."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+            _positive("train", name, getattr(self, name))
+        if self.eval_every < 0:
+            raise ValueError(f"train.eval_every {self.eval_every} is negative")
+        if self.eval_batches is not None:
+            _positive("train", "eval_batches", self.eval_batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that makes a run, apart from its corpus."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        if self.data.sequence_length > self.model.max_length:
+            raise ValueError(
+                f"data.sequence_length {self.data.sequence_length} exceeds model.max_length {self.model.max_length}"
+            )
+        if self.optimizer.warmup_steps > self.train.steps:
+            raise ValueError(
+                f"optimizer.warmup_steps {self.optimizer.warmup_steps} exceeds train.steps {self.train.steps}"
+            )
+
+
+def with_vocabulary(experiment: Experiment, vocab_size: int) -> Experiment:
+    """The experiment with its vocabulary size filled in from a tokenizer, or checked against it."""
+    stated = experiment.model.vocab_size
+    if stated is not None and stated != vocab_size:
+        raise ValueError(f"model.vocab_size {stated} differs from the corpus's tokenizer, which has {vocab_size} entries")
+    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=vocab_size))
+
+
+def from_dict(kind: Any, values: dict[str, Any]) -> Any:
+    """Builds a config dataclass from what `dataclasses.asdict` made of it; unknown or missing fields raise."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    unknown, missing = sorted(values.keys() - fields.keys()), sorted(fields.keys() - values.keys())
+    if unknown or missing:
+        raise ValueError(f"{kind.__name__}: unknown fields {unknown}, missing fields {missing}")
+    nested = {name: field.type for name, field in fields.items() if dataclasses.is_dataclass(field.type)}
+    return kind(**{k: from_dict(nested[k], v) if k in nested else v for k, v in values.items()})

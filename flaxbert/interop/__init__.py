@@ -1,0 +1,1 @@
+"""Parameter trees and tokenizers in and out of other formats."""

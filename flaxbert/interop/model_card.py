@@ -1,0 +1,166 @@
+"""The card of an exported model: README.md with the header that the hub reads. It states what is recorded, no more."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from flaxbert.config import Experiment
+
+# Held-out results in the order of the card: the key in metrics.jsonl, its name, how it is written.
+_RESULTS = (
+    ("mlm_loss", "masked-token loss (nat)", ".4f"),
+    ("perplexity", "masked-token perplexity", ".2f"),
+    ("mlm_accuracy", "masked-token accuracy", ".4f"),
+    ("nsp_loss", "next-sentence loss (nat)", ".4f"),
+    ("nsp_accuracy", "next-sentence accuracy", ".4f"),
+)
+_SMALL = 50_000_000
+
+
+class Facts(NamedTuple):
+    """What a card is made of."""
+
+    name: str
+    experiment: Experiment
+    step: int
+    parameters: int
+    corpus: dict[str, Any]
+    """Names and values to show, nested or not; `name` and `language` enter the header where they are known."""
+    tokenizer: dict[str, Any]
+    """Names and values to show."""
+    results: dict[str, Any]
+    """A validation line of metrics.jsonl; empty where the run was never evaluated."""
+
+
+def model_card(facts: Facts) -> str:
+    """The text of README.md."""
+    sections = (
+        _introduction(facts),
+        "## Corpus\n\n" + _table("corpus", _flat(facts.corpus)),
+        "## Tokenizer\n\n" + _table("tokenizer", facts.tokenizer),
+        _recipe(facts),
+        _results(facts),
+        _USE,
+        _limitations(facts),
+    )
+    return f"---\n{_header(facts)}\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _header(facts: Facts) -> str:
+    """YAML. No licence is stated: it is not ours to choose."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    corpus = str(facts.corpus.get("name", "held-out documents"))
+    measured = [
+        EvalResult(
+            task_type="fill-mask",
+            task_name="pretraining",
+            dataset_type=corpus,
+            dataset_name=f"{corpus} (held-out documents)",
+            dataset_split="validation",
+            metric_type=key,
+            metric_name=name,
+            metric_value=round(float(facts.results[key]), 6),
+        )
+        for key, name, _ in _RESULTS
+        if _is_measured(facts, key)
+    ]
+    data = ModelCardData(
+        language=facts.corpus.get("language"),
+        library_name="transformers",
+        pipeline_tag="fill-mask",
+        tags=["bert", "pretraining", "flaxbert"],
+        model_name=facts.name if measured else None,
+        eval_results=measured or None,
+    )
+    return data.to_yaml()
+
+
+def _is_measured(facts: Facts, key: str) -> bool:
+    return isinstance(facts.results.get(key), (int, float))
+
+
+def _introduction(facts: Facts) -> str:
+    model = facts.experiment.model
+    return (
+        f"# {facts.name}\n\n"
+        f"A BERT encoder with its masked-language-model and next-sentence heads: {model.num_layers} layers, "
+        f"hidden size {model.hidden_size}, {model.num_heads} heads, {facts.parameters:,} parameters, "
+        f"up to {model.max_length} tokens. It was pretrained with flaxbert, in JAX; the weights are those of "
+        "`BertForPreTraining`.\n\n"
+        "No licence is stated here: whoever publishes this model chooses one, with an eye to that of the corpus."
+    )
+
+
+def _recipe(facts: Facts) -> str:
+    steps = f"These weights are those of step {facts.step:,} of {facts.experiment.train.steps:,}."
+    return f"## Recipe\n\n{steps}\n\n" + _table("setting", _flat(dataclasses.asdict(facts.experiment)))
+
+
+def _results(facts: Facts) -> str:
+    rows = {name: format(facts.results[key], form) for key, name, form in _RESULTS if _is_measured(facts, key)}
+    if not rows:
+        return "## Results\n\nThis run was not evaluated: nothing is known of its quality."
+    step = facts.results.get("step", facts.step)
+    where = f"On documents of the same corpus that were held out from training, at step {step:,}:"
+    return f"## Results\n\n{where}\n\n" + _table("measure", rows)
+
+
+_USE = """## Use
+
+```python
+from transformers import AutoModelForPreTraining, AutoTokenizer, pipeline
+
+tokenizer = AutoTokenizer.from_pretrained("this folder")
+model = AutoModelForPreTraining.from_pretrained("this folder")
+
+print(pipeline("fill-mask", model="this folder")("A sentence with one [MASK] in it."))
+```
+
+or, without PyTorch:
+
+```python
+import flaxbert
+
+model = flaxbert.load("this folder")
+print(model.fill_mask("A sentence with one [MASK] in it."))
+```"""
+
+
+def _limitations(facts: Facts) -> str:
+    points = [
+        "It has seen the corpus above and nothing else. It repeats the errors and the prejudices of that text, and it "
+        "knows little of other subjects, other kinds of text and other languages.",
+        "What was measured stands under Results. Nothing was measured on any downstream task; expect to fine-tune it, "
+        "and to evaluate it on your own data, before it serves a purpose.",
+        "It guesses words from their context. A guess with a high probability can be false as a statement.",
+    ]
+    if facts.parameters < _SMALL:
+        points.insert(
+            0,
+            f"With {facts.parameters / 1e6:.1f} million parameters it is small (BERT-base has 110 million): do not "
+            "expect the quality of published models.",
+        )
+    if facts.step < facts.experiment.train.steps:
+        points.insert(0, "The recipe had not run to its end when these weights were saved.")
+    return "## Limitations\n\n" + "\n".join(f"- {point}" for point in points)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"num_layers": 2}}` as `{"model.num_layers": 2}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _table(title: str, rows: dict[str, Any]) -> str:
+    if not rows:
+        return "Not recorded."
+    lines = [f"| {key} | {_cell(value)} |" for key, value in rows.items()]
+    return "\n".join([f"| {title} | |", "|---|---|", *lines])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000:
+        return f"{value:,}"
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,1 @@
+"""The encoder, its heads and the models made of them. flax.linen lives here alone."""

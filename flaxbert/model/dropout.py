@@ -1,0 +1,56 @@
+"""Dropout whose random bits are a hash of key and place, drawn inside the pass that uses them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+    """Zeroes each element of x [B, ...] with probability `rate` and scales the others by 1 / (1 - rate).
+
+    Library generators write the bits to memory first, which costs 14 to 32 % of a BERT step. Here each row of the
+    batch gets 64 bits of `key`, and an integer hash of them and of the place in the row gives an element's 32 bits;
+    XLA fuses it into the consumer. The backward pass draws the same bits again, so no mask is kept.
+    """
+    if rate == 0.0:
+        return x
+    return _dropout(rate, x, jax.random.bits(key, (x.shape[0], 2), jnp.uint32))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _dropout(rate: float, x: jax.Array, seeds: jax.Array) -> jax.Array:
+    kept = hash_bits(seeds, x.shape) >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(kept, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def _forward(rate: float, x: jax.Array, seeds: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _dropout(rate, x, seeds), seeds
+
+
+def _backward(rate: float, seeds: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
+    return _dropout(rate, gradient, seeds), None
+
+
+_dropout.defvjp(_forward, _backward)
+
+
+def hash_bits(seeds: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """uint32 of `shape` [B, ...] from seeds [B, 2] uint32: two rounds of multiply and xor-shift, a seed before each.
+
+    The multipliers are those of Wellons' `lowbias32`. The second seed keeps two rows whose first seeds agree in
+    their high bits from being permutations of each other.
+    """
+    strides = [1]
+    for size in reversed(shape[2:]):
+        strides.append(strides[-1] * size)
+    place = jnp.zeros((1,) * len(shape), jnp.uint32)
+    for axis, stride in zip(range(len(shape) - 1, 0, -1), strides):
+        place = place + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape[1:]), axis) * jnp.uint32(stride)
+    first, second = (seeds[:, i].reshape(-1, *(1,) * (len(shape) - 1)) for i in (0, 1))
+    x = place ^ first
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) + second
+    x = (x ^ (x >> 16)) * jnp.uint32(0x846CA68B)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x7FEB352D)
+    return x ^ (x >> 16)

@@ -1,0 +1,140 @@
+"""Embeddings, the transformer layer and the scanned stack of them (reference: modeling.py)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxbert.config import ModelConfig
+from flaxbert.model.attention import attention
+from flaxbert.model.dropout import dropout
+from flaxbert.sharding import constrain
+
+UNROLLED_LAYERS = 4  # layers in one round of the scan: small models lose their loop, large ones still compile fast
+
+
+def initializer(config: ModelConfig) -> Any:
+    """Truncated normal, cut at two sigma and not rescaled: the sample's deviation is 0.88 of the parameter."""
+    return nn.initializers.truncated_normal(config.initializer_range, lower=-2.0, upper=2.0)
+
+
+def layer_norm(config: ModelConfig, name: str | None = None) -> nn.LayerNorm:
+    """LayerNorm in float32, its variance in two passes: an epsilon of 1e-12 forgives no cancellation."""
+    return nn.LayerNorm(config.layer_norm_epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)
+
+
+def dense(
+    config: ModelConfig, features: int | tuple[int, ...], dtype: Any, name: str | None = None, axis: Any = -1
+) -> nn.DenseGeneral:
+    """A dense layer whose product is in `dtype` and whose parameters are float32."""
+    return nn.DenseGeneral(features, axis=axis, dtype=dtype, kernel_init=initializer(config), name=name)
+
+
+def activation(config: ModelConfig, x: jax.Array) -> jax.Array:
+    """GELU in the form that the config names."""
+    return nn.gelu(x, approximate=config.activation == "gelu_new")
+
+
+class Embeddings(nn.Module):
+    """Token + segment + position embeddings, normalised."""
+
+    config: ModelConfig
+    deterministic: bool
+
+    def setup(self) -> None:
+        cfg = self.config
+        init = initializer(cfg)
+        self.word = nn.Embed(cfg.padded_vocab_size, cfg.hidden_size, embedding_init=init)
+        self.segment = nn.Embed(cfg.segment_types, cfg.hidden_size, embedding_init=init)
+        self.position = nn.Embed(cfg.max_length, cfg.hidden_size, embedding_init=init)
+        self.norm = layer_norm(cfg)
+
+    def __call__(self, input_ids: jax.Array, segment_ids: jax.Array, position_ids: jax.Array) -> jax.Array:
+        """Maps ids [B, S] to float32 [B, S, D]."""
+        x = self.norm(self.word(input_ids) + self.segment(segment_ids) + self.position(position_ids))
+        if not self.deterministic:
+            x = dropout(x, self.config.dropout, self.make_rng("dropout"))
+        return constrain(x, "batch", "length", "activation_embed")
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with its output projection."""
+
+    config: ModelConfig
+    deterministic: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, sequence_ids: jax.Array) -> jax.Array:
+        """Maps x [B, S, D] to [B, S, D]."""
+        cfg = self.config
+        heads = (cfg.num_heads, cfg.head_size)
+        q, k, v = (
+            constrain(dense(cfg, heads, self.dtype, name)(x), "batch", "length", "heads", "head_size")
+            for name in ("query", "key", "value")
+        )  # [B, S, H, K] each
+        key = None if self.deterministic else self.make_rng("dropout")
+        y = attention(q, k, v, sequence_ids, cfg.attention_dropout, key)
+        return dense(cfg, cfg.hidden_size, self.dtype, "output", axis=(-2, -1))(y)
+
+
+class FeedForward(nn.Module):
+    """Two dense layers with GELU between them and no dropout."""
+
+    config: ModelConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x [B, S, D] to [B, S, D]."""
+        y = activation(self.config, dense(self.config, self.config.mlp_size, self.dtype, "up")(x))  # [B, S, F]
+        y = constrain(y, "batch", "length", "mlp")
+        return dense(self.config, self.config.hidden_size, self.dtype, "down")(y)
+
+
+class EncoderLayer(nn.Module):
+    """One post-norm transformer layer: attention, then feed-forward."""
+
+    config: ModelConfig
+    deterministic: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, sequence_ids: jax.Array) -> tuple[jax.Array, None]:
+        """Maps x [B, S, D] to [B, S, D]. The None is the per-layer output that `nn.scan` asks for."""
+        cfg = self.config
+        y = SelfAttention(cfg, self.deterministic, self.dtype, name="attention")(x, sequence_ids)
+        x = layer_norm(cfg, name="attention_norm")(x + self._dropout(y))
+
+        y = FeedForward(cfg, self.dtype, name="mlp")(x)
+        x = layer_norm(cfg, name="mlp_norm")(x + self._dropout(y))
+        return constrain(x, "batch", "length", "activation_embed"), None
+
+    def _dropout(self, y: jax.Array) -> jax.Array:
+        return y if self.deterministic else dropout(y, self.config.dropout, self.make_rng("dropout"))
+
+
+class Encoder(nn.Module):
+    """Embeddings and L layers whose parameters are stacked: each is one array with a leading layers axis."""
+
+    config: ModelConfig
+    deterministic: bool
+    dtype: Any
+
+    def setup(self) -> None:
+        self.embeddings = Embeddings(self.config, self.deterministic)
+        scanned = nn.scan(
+            EncoderLayer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,
+            length=self.config.num_layers,
+            unroll=min(self.config.num_layers, UNROLLED_LAYERS),
+        )
+        self.layers = scanned(self.config, self.deterministic, self.dtype)
+
+    def __call__(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """Maps ids [B, S] to hidden states, float32 [B, S, D]."""
+        x = self.embeddings(batch["input_ids"], batch["segment_ids"], batch["position_ids"])
+        return self.layers(x, batch["sequence_ids"])[0]

@@ -1,0 +1,39 @@
+"""What stands on the encoder: the masked-language-model head. Heads of one dense layer stand in their models."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxbert.config import ModelConfig
+from flaxbert.model.encoder import activation, dense, layer_norm
+from flaxbert.sharding import constrain
+
+
+def gather_positions(x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Rows of x [B, S, D] at positions [B, P]: [B, P, D]."""
+    return jnp.take_along_axis(x, positions[:, :, None], axis=1)
+
+
+class MaskedLanguageModelHead(nn.Module):
+    """Transform, then logits against the token embeddings, tied, with a bias of their own."""
+
+    config: ModelConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, word_embedding: jax.Array) -> jax.Array:
+        """Maps hidden states [B, P, D] and the table [V, D] to float32 logits [B, P, V].
+
+        V is the padded vocabulary; its padding gets the lowest logit and no gradient.
+        """
+        cfg = self.config
+        x = layer_norm(cfg, name="norm")(activation(cfg, dense(cfg, cfg.hidden_size, self.dtype, "transform")(x)))
+        bias = self.param("bias", nn.initializers.zeros_init(), (cfg.padded_vocab_size,), jnp.float32)
+        logits = jnp.einsum(
+            "bpd,vd->bpv", x.astype(self.dtype), word_embedding.astype(self.dtype), preferred_element_type=jnp.float32
+        )
+        logits = constrain(logits + bias, "batch", None, "vocab")
+        real = jnp.arange(cfg.padded_vocab_size) < cfg.vocab_size
+        return jnp.where(real, logits, jnp.finfo(jnp.float32).min)

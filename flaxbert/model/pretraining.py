@@ -1,0 +1,61 @@
+"""The models: encoder and heads put together."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxbert.config import ModelConfig
+from flaxbert.model.encoder import Encoder, dense
+from flaxbert.model.heads import MaskedLanguageModelHead, gather_positions
+
+
+class BertForPreTraining(nn.Module):
+    """BERT with the masked-language-model and the next-sentence head."""
+
+    config: ModelConfig
+    deterministic: bool = True
+    """False turns dropout on; `apply` then needs a `dropout` key."""
+    dtype: Any = jnp.float32
+    """Of matrix products."""
+
+    def setup(self) -> None:
+        self.encoder = Encoder(self.config, self.deterministic, self.dtype)
+        self.pooler = dense(self.config, self.config.hidden_size, self.dtype)
+        self.mlm = MaskedLanguageModelHead(self.config, self.dtype)
+        self.nsp = dense(self.config, 2, jnp.float32)
+
+    def __call__(self, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """MLM logits at the masked positions, float32 [B, P, V], and NSP logits, float32 [B, C, 2].
+
+        V is the padded vocabulary; label 0 = B follows A, 1 = random.
+        """
+        x = self.encoder(batch)
+        return self.mlm_logits(x, batch["masked_positions"]), self.nsp_logits(x, batch["cls_positions"])
+
+    def encode(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """Hidden states of the last layer, float32 [B, S, D]."""
+        return self.encoder(batch)
+
+    def mlm_logits(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+        """Logits [B, P, V] from hidden states [B, S, D] at positions [B, P]."""
+        return self.mlm(gather_positions(x, positions), self.encoder.embeddings.word.embedding)
+
+    def nsp_logits(self, x: jax.Array, cls_positions: jax.Array) -> jax.Array:
+        """Logits [B, C, 2] from hidden states [B, S, D] through the pooler: tanh of a dense layer over the [CLS]."""
+        return self.nsp(jnp.tanh(self.pooler(gather_positions(x, cls_positions))).astype(jnp.float32))
+
+
+def zero_batch(config: ModelConfig, rows: int = 1, length: int = 8) -> dict[str, jax.Array]:
+    """The smallest batch that the model accepts, for shapes and for initialisation."""
+    tokens = {name: jnp.zeros((rows, length), jnp.int32) for name in _TOKEN_ARRAYS}
+    return tokens | {"masked_positions": jnp.zeros((rows, 1), jnp.int32), "cls_positions": jnp.zeros((rows, 1), jnp.int32)}
+
+
+_TOKEN_ARRAYS = ("input_ids", "segment_ids", "sequence_ids", "position_ids")
+
+
+def initialize(config: ModelConfig, key: jax.Array) -> Any:
+    """The parameter tree, float32: truncated normal kernels and tables, zero biases, unit LayerNorm scales."""
+    return BertForPreTraining(config).init(key, zero_batch(config))["params"]

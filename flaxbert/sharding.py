@@ -1,0 +1,105 @@
+"""Where every array lies: parameter path → named axes → mesh axes. Two tables and the functions that read them."""
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from flaxbert.config import MeshConfig
+
+# Named axes of each parameter, first match wins. A parameter that matches nothing is an error, so renaming a
+# module without this table fails at start-up instead of replicating the weight. The moments of the optimizer end in
+# the path of their parameter and follow it.
+PARAM_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"embeddings/word/embedding$", ("vocab", "embed")),
+    (r"embeddings/(position|segment)/embedding$", (None, "embed")),
+    (r"layers/attention/(query|key|value)/kernel$", ("layers", "embed", "heads", "head_size")),
+    (r"layers/attention/(query|key|value)/bias$", ("layers", "heads", "head_size")),
+    (r"layers/attention/output/kernel$", ("layers", "heads", "head_size", "embed")),
+    (r"layers/mlp/up/kernel$", ("layers", "embed", "mlp")),
+    (r"layers/mlp/up/bias$", ("layers", "mlp")),
+    (r"layers/mlp/down/kernel$", ("layers", "mlp", "embed")),
+    (r"layers/(attention/output|mlp/down)/bias$", ("layers", None)),
+    (r"layers/(attention|mlp)_norm/(scale|bias)$", ("layers", None)),
+    (r"(pooler|mlm/transform)/kernel$", ("embed", None)),
+    (r"mlm/bias$", ("vocab",)),
+    (r"nsp/kernel$", ("embed", None)),
+    (r"(embeddings/norm|mlm/norm)/(scale|bias)$|(pooler|mlm/transform|nsp)/bias$", (None,)),
+)
+
+# Named axis → mesh axes. Names of parameters and of activations share the table.
+MESH_AXES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "length": None,
+    "layers": None,
+    "embed": "fsdp",
+    "activation_embed": None,
+    "vocab": "tensor",
+    "heads": "tensor",
+    "head_size": None,
+    "mlp": "tensor",
+}
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """A mesh of all devices with the axes data, fsdp and tensor."""
+    devices = jax.device_count()
+    rest = config.fsdp * config.tensor
+    data = config.data if config.data is not None else devices // rest
+    if data * rest != devices:
+        raise ValueError(
+            f"mesh.data={config.data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} does not fit "
+            f"the {devices} device(s) found"
+        )
+    # Auto axes: Linen's constraints and the embedding gather raise under make_mesh's default, Explicit.
+    return jax.make_mesh((data, config.fsdp, config.tensor), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
+
+
+def partition_spec(*axes: str | None) -> PartitionSpec:
+    """Mesh axes of an array with these named axes."""
+    return PartitionSpec(*(None if axis is None else MESH_AXES[axis] for axis in axes))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Fixes the layout of an activation with these named axes; the identity where no mesh is set."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(*axes))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch divided over the data and fsdp axes."""
+    return NamedSharding(mesh, partition_spec("batch"))
+
+
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+    """A NamedSharding for each array of a (possibly abstract) train state, by its path. Scalars are replicated."""
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        if leaf.ndim == 0:
+            return NamedSharding(mesh, PartitionSpec())
+        name = path_name(path)
+        axes = next((axes for pattern, axes in PARAM_AXES if re.search(pattern, name)), None)
+        if axes is None:
+            raise ValueError(f"{name} {leaf.shape} matches no row of PARAM_AXES")
+        if len(axes) != leaf.ndim:
+            raise ValueError(f"{name} has shape {leaf.shape}, but PARAM_AXES gives it the axes {axes}")
+        _check_divisible(name, leaf.shape, axes, mesh)
+        return NamedSharding(mesh, partition_spec(*axes))
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """`params/layers/mlp/up/kernel` for the path of a leaf."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _check_divisible(name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh) -> None:
+    for size, axis in zip(shape, axes, strict=True):
+        mesh_axis = MESH_AXES[axis] if axis else None
+        if isinstance(mesh_axis, str) and size % mesh.shape[mesh_axis]:
+            raise ValueError(
+                f"{name}: its {axis} axis of {size} cannot be divided by mesh.{mesh_axis}={mesh.shape[mesh_axis]}"
+            )

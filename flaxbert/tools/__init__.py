@@ -1,0 +1,1 @@
+"""Commands that look at a model or a run: one file each."""

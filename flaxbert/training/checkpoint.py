@@ -1,0 +1,84 @@
+"""Checkpoints by Orbax: state, stream position and settings as one atomic item, written in the background."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from flaxbert.training.step import TrainState
+
+Manager = ocp.CheckpointManager
+
+
+@contextlib.contextmanager
+def open_checkpoints(workdir: str, keep: int) -> Iterator[Manager]:
+    """The checkpoints of a run: the newest `keep` and the one with the lowest held-out loss stay.
+
+    On leaving, waits for the save that is under way; an error of it is raised there or by the next save.
+    """
+    lowest = BestN(get_metric_fn=lambda m: m["loss"], reverse=True, n=1, keep_checkpoints_without_metrics=False)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=AnyPreservationPolicy([LatestN(keep), lowest]),
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+    )
+    folder = pathlib.Path(workdir).absolute() / "checkpoints"
+    with ocp.CheckpointManager(folder, options=options) as manager:
+        yield manager
+
+
+def save(
+    manager: Manager, state: TrainState, step: int, position: dict[str, int], config: dict[str, Any],
+    held_out: dict[str, float] | None,
+) -> None:  # fmt: skip
+    """Starts to save; returns once the state has been copied, so the next step may consume it."""
+    manager.save(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state._asdict()),
+            position=ocp.args.JsonSave(position),
+            config=ocp.args.JsonSave(config),
+        ),
+        metrics=held_out,
+        force=True,
+    )
+
+
+def restore(manager: Manager, abstract: TrainState) -> tuple[TrainState, dict[str, int]] | None:
+    """The newest state, laid out as `abstract` says, and the stream's position; None where nothing was saved."""
+    step = manager.latest_step()
+    if step is None:
+        return None
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract._asdict()), position=ocp.args.JsonRestore()
+        ),
+    )
+    return TrainState(**restored["state"]), restored["position"]
+
+
+def restore_params(workdir: str, step: int | None = None) -> tuple[Any, int]:
+    """The parameters alone, on the first local device, and their step. Raises ValueError where there are none."""
+    folder = pathlib.Path(workdir).absolute() / "checkpoints"
+    found = sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+    if not found:
+        raise ValueError(f"{workdir} has no checkpoint yet")
+    if step is not None and step not in found:
+        raise ValueError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, found))}")
+    step = found[-1] if step is None else step
+    path = folder / str(step) / "state"
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with ocp.PyTreeCheckpointer() as reader:
+        shapes = reader.metadata(path).item_metadata.tree["params"]
+        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
+        arguments = ocp.args.PyTreeRestore(
+            item={"params": wanted},
+            restore_args=ocp.checkpoint_utils.construct_restore_args({"params": wanted}),
+            partial_restore=True,
+        )
+        return reader.restore(path, args=arguments)["params"], step

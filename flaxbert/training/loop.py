@@ -1,0 +1,183 @@
+"""The training loop: the only place with time, files, signals and logging."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from flaxbert.config import Experiment
+from flaxbert.sharding import make_mesh
+from flaxbert.training import checkpoint
+from flaxbert.training.metrics import Record, Report, flops_per_sequence, open_report, peak_flops
+from flaxbert.training.objective import summarize, zero_sums
+from flaxbert.training.optimizer import learning_rate_schedule
+from flaxbert.training.step import Functions, TrainState, build_functions
+
+Batch = dict[str, np.ndarray]
+Position = dict[str, int]
+
+STEPS_IN_FLIGHT = 2  # enough to hide the host's work; few enough that a signal is answered within a step or two
+
+
+class Streams(NamedTuple):
+    """The batches of a run: this host's rows of each global batch."""
+
+    train: Callable[[Position | None], Iterator[tuple[Batch, Position]]]
+    """Endless, from a position on; gives each batch with the position after it."""
+    validation: Callable[[], Iterator[Batch]]
+    """One pass over the held-out documents, the same each time."""
+
+
+class Outcome(NamedTuple):
+    """How a call of `train` ended."""
+
+    step: int
+    stopped: bool
+    """A signal ended it before the last step; its work is saved."""
+
+
+class _Interval:
+    """Wall time spent on training steps since the last line of metrics."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.began, self.steps = time.perf_counter(), 0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        left = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - left
+
+
+def train(experiment: Experiment, workdir: str, streams: Streams) -> Outcome:
+    """Trains from the newest checkpoint of `workdir` (or from the start) to the last step or a signal."""
+    mesh = make_mesh(experiment.mesh)
+    with jax.set_mesh(mesh), checkpoint.open_checkpoints(workdir, experiment.train.keep_checkpoints) as manager:
+        functions = build_functions(experiment, mesh)
+        restored = checkpoint.restore(manager, functions.abstract_state)
+        state, position = restored if restored is not None else (functions.init(), None)
+        first = int(state.step)
+        with open_report(workdir, first, experiment.train.steps) as report, _stop_requested() as stop:
+            if restored is not None:
+                report.say(f"resumed at step {first:,}")
+            return _loop(experiment, functions, streams, manager, state, position, report, stop)
+
+
+def evaluate(experiment: Experiment, functions: Functions, streams: Streams, params: Any, step: int) -> Record:
+    """The held-out record: means over at most `train.eval_batches` batches of the validation stream."""
+    sums = zero_sums()
+    for number, batch in enumerate(streams.validation()):
+        if number == experiment.train.eval_batches:
+            break
+        sums = functions.evaluate(params, sums, functions.put(batch))
+    return {"step": step, "split": "validation"} | summarize(jax.device_get(sums))
+
+
+def _loop(
+    experiment: Experiment, functions: Functions, streams: Streams, manager: checkpoint.Manager,
+    state: TrainState, position: Position | None, report: Report, stop: Callable[[], bool],
+) -> Outcome:  # fmt: skip
+    config, step = experiment.train, int(state.step)
+    if step >= config.steps:
+        report.say(f"nothing to do: the run has reached step {step:,} of {config.steps:,}")
+        return Outcome(step, False)
+    saved = step if position is not None else -1
+    held_out: Record | None = None
+    in_flight: list[jax.Array] = []
+    batch, after = next(batches := streams.train(position))
+    train_step = functions.train.lower(state, functions.put(batch)).compile()
+    interval = _Interval()
+    while step < config.steps and not stop():
+        state, loss = train_step(state, functions.put(batch))
+        step, position, interval.steps = step + 1, after, interval.steps + 1
+        report.step(step)
+        batch, after = next(batches)
+        in_flight = _wait_for_all_but(STEPS_IN_FLIGHT, in_flight + [loss])
+
+        if step % config.log_every == 0 or step == config.steps:
+            report.record(_train_record(experiment, step, jax.device_get(state.sums), interval))
+            state = state._replace(sums=functions.zero_sums())
+            interval.restart()
+        with interval.paused():
+            if config.eval_every and (step % config.eval_every == 0 or step == config.steps):
+                held_out = evaluate(experiment, functions, streams, state.params, step)
+                report.record(held_out)
+            if step % config.checkpoint_every == 0 or step == config.steps:
+                _save(manager, experiment, state, position, held_out)
+                saved = step
+    if step != saved and position is not None:
+        _save(manager, experiment, state, position, None)
+    if step < config.steps:
+        report.say(f"stopped at step {step:,} with its work saved: the same command goes on from here")
+    return Outcome(step, step < config.steps)
+
+
+def _save(
+    manager: checkpoint.Manager, experiment: Experiment, state: TrainState, position: Position, held_out: Record | None
+) -> None:
+    """Saves the state; the held-out loss goes along where it is that of this very step."""
+    step = int(state.step)
+    current = held_out if held_out is not None and held_out["step"] == step else None
+    metrics = None if current is None else {name: v for name, v in current.items() if isinstance(v, float)}
+    checkpoint.save(manager, state, step, position, dataclasses.asdict(experiment), metrics)
+
+
+def _wait_for_all_but(count: int, losses: list[jax.Array]) -> list[jax.Array]:
+    """Blocks until at most `count` steps are unfinished. Unbounded dispatch would hold every batch in memory."""
+    while len(losses) > count:
+        losses.pop(0).block_until_ready()
+    return losses
+
+
+def _train_record(experiment: Experiment, step: int, sums: dict[str, Any], interval: _Interval) -> Record:
+    """A line of training metrics. Losses and counts are those since the last line, across a restart too; the times
+    are those of the steps that this process ran.
+    """
+    config, length = experiment.train, experiment.data.sequence_length
+    seconds = time.perf_counter() - interval.began
+    rows_per_second = interval.steps * config.batch_size / seconds
+    steps = float(sums["steps"])
+    fill = float(sums["tokens"]) / (steps * config.batch_size * length)
+    flops = flops_per_sequence(experiment.model, length, experiment.data.predictions_per_row)
+    peak = peak_flops(jax.devices()[0].device_kind)
+    return {
+        "step": step,
+        "split": "train",
+        **summarize({name: sums[name] for name in zero_sums()}),
+        "learning_rate": float(learning_rate_schedule(experiment.optimizer, config.steps)(step - 1)),
+        "gradient_norm": float(sums["gradient_norm"]) / steps,
+        "fill": fill,
+        "seconds": seconds,
+        "sequences_per_second": rows_per_second,
+        "tokens_per_second": rows_per_second * length * fill,
+        "mfu": None if peak is None else rows_per_second * flops / (peak * jax.device_count()),
+    }
+
+
+@contextlib.contextmanager
+def _stop_requested() -> Iterator[Callable[[], bool]]:
+    """True after SIGTERM or SIGINT. A second signal ends the process at once, as if nobody had listened."""
+    received: list[int] = []
+    watched = (signal.SIGTERM, signal.SIGINT)
+
+    def listen(number: int, frame: Any) -> None:
+        if received:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        received.append(number)
+
+    before = {number: signal.signal(number, listen) for number in watched}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,163 @@
+"""Where a run's numbers go: JSON lines, TensorBoard, the console; and what they are measured in."""
+
+import contextlib
+import json
+import os
+import pathlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flaxbert.config import ModelConfig
+
+Record = dict[str, Any]
+
+# Dense bfloat16 peak of one device in FLOP/s, by a part of its `device_kind` (vendors' data sheets).
+PEAK_FLOPS = (
+    ("H100", 989e12), ("H200", 989e12), ("A100", 312e12),
+    ("TPU v4", 275e12), ("TPU v5 lite", 197e12), ("TPU v5e", 197e12), ("TPU v5p", 459e12), ("TPU v5", 459e12),
+    ("TPU v6", 918e12),
+)  # fmt: skip
+
+
+class Report(NamedTuple):
+    """How the loop speaks."""
+
+    step: Callable[[int], None]
+    """A step has been started."""
+    record: Callable[[Record], None]
+    """A line of metrics is ready."""
+    say: Callable[[str], None]
+    """A sentence for the person at the console."""
+
+
+def flops_per_sequence(model: ModelConfig, length: int, predictions: int) -> float:
+    """Model FLOPs of one row, forward and backward: products alone, a multiply-add counts two, padding included.
+
+    Per token `6 L (4 D^2 + 2 D F) + 12 S D L + 6 (D^2 + D V) p`, with p the share of positions in the MLM head.
+    """
+    width, vocab = model.hidden_size, model.vocab_size or 0
+    layer = 6 * (4 * width**2 + 2 * width * model.mlp_size) + 12 * length * width
+    return length * model.num_layers * layer + 6 * predictions * (width**2 + width * vocab)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """The peak of one device, or None where it is not known (a CPU's is not)."""
+    return next((peak for name, peak in PEAK_FLOPS if name in device_kind), None)
+
+
+@contextlib.contextmanager
+def open_report(workdir: str, first_step: int, steps: int) -> Iterator[Report]:
+    """Writers for a run that goes on after `first_step`; what an earlier try wrote beyond it is dropped."""
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(_json_lines(pathlib.Path(workdir) / "metrics.jsonl", first_step))
+        board = stack.enter_context(_tensorboard(pathlib.Path(workdir) / "tensorboard", first_step))
+        console = stack.enter_context(_console(first_step, steps))
+
+        def record(line: Record) -> None:
+            for write in (lines, board, console.record):
+                write(line)
+
+        yield Report(console.step, record, console.say)
+
+
+@contextlib.contextmanager
+def _json_lines(path: pathlib.Path, first_step: int) -> Iterator[Callable[[Record], None]]:
+    """Appends one line a record. A line cut short by a crash, and lines of steps to be done again, are dropped."""
+    kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)
+    with open(path, "a", encoding="utf-8") as file:
+
+        def write(record: Record) -> None:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+
+        yield write
+
+
+def _whole_lines(path: pathlib.Path) -> list[str]:
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    whole = []
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if json.loads(line)["step"] >= 0 and line.endswith("\n"):
+                whole.append(line)
+    return whole
+
+
+@contextlib.contextmanager
+def _tensorboard(folder: pathlib.Path, first_step: int) -> Iterator[Callable[[Record], None]]:
+    """Scalars under `train/` and `validation/`. Training does not end because a chart cannot be written."""
+    os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "upb")
+    from tensorboardX import SummaryWriter
+
+    try:
+        writer = SummaryWriter(str(folder), purge_step=first_step + 1)
+    except OSError as error:
+        warnings.warn(f"TensorBoard is off: {error}", stacklevel=2)
+        yield lambda record: None
+        return
+
+    def write(record: Record) -> None:
+        for name, value in record.items():
+            if name not in ("step", "split") and value is not None:
+                writer.add_scalar(f"{record['split']}/{name}", value, record["step"])
+
+    with contextlib.closing(writer):
+        yield write
+
+
+@contextlib.contextmanager
+def _console(first_step: int, steps: int) -> Iterator[Report]:
+    """A live line on a terminal, else a plain line for each record."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield Report(
+            lambda step: None,
+            lambda record: console.print(_sentence(record, steps), soft_wrap=True),
+            lambda text: console.print(text, soft_wrap=True),
+        )
+        return
+    columns = (
+        TextColumn("step {task.completed:,}/{task.total:,}"), BarColumn(bar_width=20),
+        TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+        task = progress.add_task("", total=steps, completed=first_step, numbers="compiling…")
+
+        def record(line: Record) -> None:
+            if line["split"] == "train":
+                progress.update(task, numbers=_numbers(line))
+            else:
+                progress.console.print(_sentence(line, steps), soft_wrap=True)
+
+        yield Report(lambda step: progress.update(task, completed=step), record, progress.console.print)
+
+
+def _sentence(record: Record, steps: int) -> str:
+    return f"step {record['step']:,}/{steps:,}  {record['split']:10}  {_numbers(record)}"
+
+
+def _numbers(record: Record) -> str:
+    """The numbers of a record for a person: losses, then speeds."""
+    parts = []
+    if "mlm_loss" in record:
+        parts.append(f"mlm {record['mlm_loss']:.3f} ({record['mlm_accuracy']:.1%})")
+    if "perplexity" in record and record["split"] != "train":
+        parts.append(f"perplexity {record['perplexity']:.1f}")
+    if "nsp_loss" in record:
+        majority = max(record["nsp_random"], 1 - record["nsp_random"])
+        parts.append(f"nsp {record['nsp_loss']:.3f} ({record['nsp_accuracy']:.1%}, majority {majority:.1%})")
+    if "sequences_per_second" in record:
+        parts.append(f"{record['sequences_per_second']:,.0f} seq/s")
+        parts.append(f"{record['tokens_per_second']:,.0f} tok/s")
+        if record["mfu"] is not None:
+            parts.append(f"MFU {record['mfu']:.1%}")
+    return "  ".join(parts)

@@ -1,0 +1,129 @@
+"""A run's directory: what it holds, and whether a launch may go on with it."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+from typing import Any
+
+from data_pipeline import tokenizer as tokenizers
+from flaxbert.config import Experiment, from_dict
+
+FORMAT_VERSION = 1
+PACKAGES = ("flaxbert", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow")
+
+# What a launch may change in a run that has begun; all else would make it another run.
+MAY_CHANGE = (
+    "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.checkpoint_every",
+    "train.keep_checkpoints", "data.workers", "data.read_ahead", "mesh.data", "mesh.fsdp", "mesh.tensor",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The content of a run's config.json."""
+
+    experiment: Experiment
+    corpus: dict[str, Any]
+    """`path`, `fingerprint`, `tokenizer_fingerprint` and the counts of its train and validation split."""
+    versions: dict[str, str]
+    git_revision: str | None
+    format_version: int = FORMAT_VERSION
+
+
+def begin_or_resume(workdir: str, experiment: Experiment, corpus: dict[str, Any], tokenizer_folder: str) -> RunConfig:
+    """Makes `workdir` a run's directory, or checks that it is this very run's. Raises ValueError where it is not."""
+    folder = pathlib.Path(workdir)
+    new = RunConfig(experiment, corpus, _versions(), _git_revision())
+    if (folder / "config.json").exists():
+        old = read_run(workdir)
+        check_same_run(workdir, old, new)
+        if old.experiment == new.experiment:
+            return old
+        new = dataclasses.replace(new, corpus=old.corpus, versions=old.versions, git_revision=old.git_revision)
+    else:
+        _copy_tokenizer(folder, tokenizer_folder)
+    _write_atomically(folder / "config.json", json.dumps(dataclasses.asdict(new), indent=2) + "\n")
+    return new
+
+
+def read_run(workdir: str) -> RunConfig:
+    """Reads a run's config.json. Raises ValueError naming the file where there is none or it is not ours."""
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{workdir} is not a run's directory: it has no config.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(values, dict) or "experiment" not in values:
+        raise ValueError(f"{path} is not a run's: it has no field 'experiment'")
+    if values.get("format_version") != FORMAT_VERSION:
+        raise ValueError(f"{path} has format version {values.get('format_version')}, expected {FORMAT_VERSION}")
+    try:
+        return from_dict(RunConfig, values)
+    except ValueError as error:
+        raise ValueError(f"{path} was written by another version of flaxbert: {error}") from None
+
+
+def check_same_run(workdir: str, old: RunConfig, new: RunConfig) -> None:
+    """Raises ValueError with each field that differs and may not, its old and its new value."""
+    before, now = _flatten(dataclasses.asdict(old.experiment)), _flatten(dataclasses.asdict(new.experiment))
+    before |= {f"corpus.{name}": old.corpus.get(name) for name in ("fingerprint", "tokenizer_fingerprint")}
+    now |= {f"corpus.{name}": new.corpus.get(name) for name in ("fingerprint", "tokenizer_fingerprint")}
+    changed = [name for name in before if before[name] != now[name] and name not in MAY_CHANGE]
+    if changed:
+        listed = ", ".join(f"{name} was {before[name]} and is now {now[name]}" for name in changed)
+        raise ValueError(f"{workdir} holds another run: {listed}; choose another --workdir, or the old settings")
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _copy_tokenizer(folder: pathlib.Path, tokenizer_folder: str) -> None:
+    """Copies the tokenizer into a new run. A foreign directory is refused before anything is written."""
+    target = folder / "tokenizer"
+    strange = [path.name for path in folder.iterdir() if path != target] if folder.exists() else []
+    if strange:
+        raise ValueError(f"{folder} is not empty and not a run's directory: it holds {strange[0]}")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(tokenizer_folder, target)
+    tokenizers.load(str(target))
+
+
+def _write_atomically(path: pathlib.Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_revision() -> str | None:
+    """The revision of this source tree; None outside a checkout or without git."""
+    source = pathlib.Path(__file__).parent
+    try:
+        command = ["git", "-C", str(source), "rev-parse", "HEAD"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None

@@ -1,0 +1,69 @@
+"""The card of an export."""
+
+import dataclasses
+
+import pytest
+from huggingface_hub import ModelCard
+
+from flaxbert.config import Experiment, PRESETS, TrainConfig, OptimizerConfig
+from flaxbert.interop.model_card import Facts, model_card
+
+RESULTS = {"mlm_loss": 3.25, "perplexity": 25.79, "mlm_accuracy": 0.41, "nsp_accuracy": 0.75, "step": 900, "loss": 4.0}
+
+
+@pytest.fixture
+def facts():
+    experiment = Experiment(
+        model=dataclasses.replace(PRESETS["tiny"], vocab_size=90),
+        optimizer=OptimizerConfig(warmup_steps=10),
+        train=TrainConfig(steps=1000),
+    )
+    corpus = {"name": "tales", "fingerprint": "c0ffee", "train": {"documents": 12_345, "tokens": 678_901}}
+    return Facts("fable", experiment, 1000, 4_400_000, corpus, {"kind": "unigram", "vocab_size": 90}, RESULTS)
+
+
+def test_the_hub_reads_the_header(facts):
+    data = ModelCard(model_card(facts)).data
+    assert data.library_name == "transformers" and data.pipeline_tag == "fill-mask" and data.model_name == "fable"
+    assert {result.metric_type: result.metric_value for result in data.eval_results} == {
+        key: value for key, value in RESULTS.items() if key not in ("step", "loss")
+    }
+
+
+def test_no_licence_and_no_language_is_invented(facts):
+    data = ModelCard(model_card(facts)).data
+    assert data.license is None and data.language is None
+    assert ModelCard(model_card(facts._replace(corpus={"name": "tales", "language": "de"}))).data.language == "de"
+
+
+def test_every_setting_stands_in_the_recipe(facts):
+    card = model_card(facts)
+    for section in dataclasses.fields(facts.experiment):
+        settings = getattr(facts.experiment, section.name)
+        for field in dataclasses.fields(settings):
+            assert f"| {section.name}.{field.name} |" in card
+
+
+def test_corpus_tokenizer_and_results_stand_in_the_card(facts):
+    card = model_card(facts)
+    for row in ("| train.documents | 12,345 |", "| fingerprint | c0ffee |", "| kind | unigram |"):
+        assert row in card
+    assert "| masked-token loss (nat) | 3.2500 |" in card and "at step 900" in card
+    assert "next-sentence loss" not in card
+
+
+def test_a_run_that_was_never_evaluated_says_so(facts):
+    card = model_card(facts._replace(results={}))
+    assert "was not evaluated" in card
+    assert ModelCard(card).data.eval_results is None
+
+
+def test_an_unfinished_and_a_small_model_say_so(facts):
+    assert "4.4 million parameters it is small" in model_card(facts)
+    assert "had not run to its end" in model_card(facts._replace(step=500))
+    full = model_card(facts._replace(parameters=110_000_000))
+    assert "it is small" not in full and "had not run to its end" not in full
+
+
+def test_a_value_with_a_bar_or_a_line_break_stays_in_its_cell(facts):
+    assert "| kind | a\\|b c |" in model_card(facts._replace(tokenizer={"kind": "a|b\nc"}))
