@@ -31,9 +31,10 @@ class MaskedLanguageModelHead(nn.Module):
         cfg = self.config
         x = layer_norm(cfg, name="norm")(activation(cfg, dense(cfg, cfg.hidden_size, self.dtype, "transform")(x)))
         bias = self.param("bias", nn.initializers.zeros_init(), (cfg.padded_vocab_size,), jnp.float32)
+        # The padding is ruled out in the bias: a mask over the logits would be one more pass over [B, P, V] each way.
+        real = jnp.arange(cfg.padded_vocab_size) < cfg.vocab_size
+        bias = jnp.where(real, bias, jnp.finfo(jnp.float32).min)
         logits = jnp.einsum(
             "bpd,vd->bpv", x.astype(self.dtype), word_embedding.astype(self.dtype), preferred_element_type=jnp.float32
         )
-        logits = constrain(logits + bias, "batch", None, "vocab")
-        real = jnp.arange(cfg.padded_vocab_size) < cfg.vocab_size
-        return jnp.where(real, logits, jnp.finfo(jnp.float32).min)
+        return constrain(logits + bias, "batch", None, "vocab")

@@ -1,0 +1,47 @@
+# Each target creates .venv and installs what it needs. PYTHON chooses the interpreter (3.11 to 3.13).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test test-slow parity lint bench clean
+
+quickstart: .venv/installed
+	$(BIN)/flaxbert quickstart
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/installed-test
+	$(BIN)/python -m pytest
+
+parity: .venv/installed-parity
+	$(BIN)/python -m pytest tests/parity
+
+lint: .venv/installed-test
+	$(BIN)/flake8 flaxbert data_pipeline experiments tests benchmarks
+	$(BIN)/mypy
+
+bench: .venv/installed-bench
+	$(BIN)/python -m benchmarks.prepare_throughput
+
+clean:
+	rm -rf .venv build *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python setup.cfg
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+.venv/installed-parity: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --editable '.[parity]'
+	touch $@
+
+.venv/installed-bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	touch $@
