@@ -29,8 +29,7 @@ def export(params: Any, config: ModelConfig, tokenizer_folder: _Path, output: _P
     where `output` exists, where the tokenizer does not fit the model, or where the disk refuses.
     """
     folder = Path(output)
-    if os.path.lexists(folder):
-        raise ValueError(f"output {folder} exists already: name a new folder")
+    check_output(folder)
     read_tokenizer(tokenizer_folder, config)
     tensors = to_tensors(params, config)
     partial = folder.with_name(f".{folder.name}.partial")
@@ -50,6 +49,12 @@ def export(params: Any, config: ModelConfig, tokenizer_folder: _Path, output: _P
         raise ValueError(f"output {folder} cannot be written: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_output(output: _Path) -> None:
+    """Raises ValueError where `output` exists: nothing is overwritten."""
+    if os.path.lexists(output):
+        raise ValueError(f"output {output} exists already: name a new folder")
 
 
 def _copy_tokenizer(source: Path, target: Path, config: ModelConfig) -> None:

@@ -101,7 +101,12 @@ def _results(facts: Facts) -> str:
     if not rows:
         return "## Results\n\nThis run was not evaluated: nothing is known of its quality."
     step = facts.results.get("step", facts.step)
-    where = f"On documents of the same corpus that were held out from training, at step {step:,}:"
+    where = f"On documents of the same corpus that were held out from training, at step {step:,}"
+    batches = facts.experiment.train.eval_batches
+    where += f", up to {batches} batches of them:" if batches else ", all of them:"
+    if _is_measured(facts, "nsp_random"):
+        random = facts.results["nsp_random"]
+        rows["for comparison: always saying the commoner next-sentence label"] = format(max(random, 1 - random), ".4f")
     return f"## Results\n\n{where}\n\n" + _table("measure", rows)
 
 
@@ -161,6 +166,8 @@ def _table(title: str, rows: dict[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return "default"
     if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000:
         return f"{value:,}"
     return str(value).replace("|", "\\|").replace("\n", " ")

@@ -19,6 +19,7 @@ def export(run: str, output: str, step: int | None = None) -> None:
     folder = Path(run)
     if not is_run(folder):
         raise ValueError(f"{run} is not a run's directory: it has no config.json with an experiment")
+    huggingface.check_output(output)
     settings = read_run(run)
     model, found = load_run(folder, step)
     facts = Facts(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 import warnings
 from pathlib import Path
 
@@ -19,28 +18,26 @@ from flaxbert.tools.load import load
 torch = pytest.importorskip("torch", reason="parity needs torch: install the extra `parity`")
 transformers = pytest.importorskip("transformers", reason="parity needs transformers: install the extra `parity`")
 
-SHARED = Path(os.environ.get("FLAXBERT_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data"
+pytestmark = pytest.mark.parity
+
 SAMPLES = {
     "english": ["corpus-enwiki2015/valid.txt"],
     "german": ["unicode/dewiki/train.txt", "unicode/dewiki/valid.txt"],
     "chinese": ["unicode/zhwiki/train.txt", "unicode/zhwiki/valid.txt"],
 }
-# Float32 in another order of summation, on logits of size one: the worst that was seen is a tenth of this.
+# Float32 in another order of summation, on logits of size one: the worst that was seen is a quarter of this.
 TOLERANCE = 1e-5
 
 
-def sample(language: str) -> list[str]:
-    paths = [SHARED / name for name in SAMPLES[language]]
-    if not all(path.is_file() for path in paths):
-        pytest.skip(f"no {language} sample under {SHARED}: set FLAXBERT_SHARED to the folder that holds data/")
-    return [line.rstrip("\n") for path in paths for line in open(path, encoding="utf-8")]
+def sample(folder: Path, language: str) -> list[str]:
+    return [line.rstrip("\n") for name in SAMPLES[language] for line in open(folder / name, encoding="utf-8")]
 
 
 @pytest.fixture(scope="module", params=["sentencepiece", "wordpiece"])
-def tokenizer_folder(request, tmp_path_factory) -> Path:
+def tokenizer_folder(request, shared_data, tmp_path_factory) -> Path:
     """Trained on all three languages, so that few of the ids compared are [UNK]."""
     folder = tmp_path_factory.mktemp("tokenizer") / request.param
-    sentences = [line for language in SAMPLES for line in sample(language)[:1500] if line]
+    sentences = [line for language in SAMPLES for line in sample(shared_data, language)[:1500] if line]
     tokenizer_training.train(request.param, sentences, 8000, lowercase=True).save(folder)
     return folder
 
@@ -63,7 +60,7 @@ def quietly(call):
     """The result of `call`, after asserting that neither Python nor transformers warned."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append  # type: ignore[method-assign]
+    handler.emit = records.append  # type: ignore[method-assign, assignment]
     logger = logging.getLogger("transformers")
     logger.addHandler(handler)
     try:
@@ -90,8 +87,8 @@ def test_transformers_loads_an_export_without_a_warning(export):
 
 
 @pytest.mark.parametrize("form", ["sentences", "pairs"])
-def test_logits_equal_those_of_transformers(export, form):
-    lines = [line for line in sample("english") if line][:128]
+def test_logits_equal_those_of_transformers(export, shared_data, form):
+    lines = [line for line in sample(shared_data, "english") if line][:128]
     texts = lines[:64] if form == "sentences" else list(zip(lines[:64], lines[64:]))
     auto = transformers.AutoTokenizer.from_pretrained(export)
     model = transformers.AutoModelForPreTraining.from_pretrained(export).eval()
@@ -113,8 +110,8 @@ def test_logits_equal_those_of_transformers(export, form):
 
 
 @pytest.mark.parametrize("language", SAMPLES)
-def test_ids_equal_those_of_the_corpus_tokenizer(tokenizer_folder, language):
-    lines = sample(language)
+def test_ids_equal_those_of_the_corpus_tokenizer(tokenizer_folder, shared_data, language):
+    lines = sample(shared_data, language)
     ours = tokenizer.load(tokenizer_folder)
     auto = transformers.AutoTokenizer.from_pretrained(tokenizer_folder)
     expected, found = ours.encode(lines), auto(lines, add_special_tokens=False, verbose=False)["input_ids"]
@@ -136,7 +133,8 @@ def test_the_fill_mask_pipeline_guesses_the_same(export):
         theirs = pipeline(text, top_k=5)
         theirs = theirs if isinstance(theirs[0], list) else [theirs]
         ours = model.fill_mask(text, top=5)
-        assert [[fill.id for fill in fills] for fills in ours] == [[fill["token"] for fill in fills] for fills in theirs]
+        expected_ids = [[fill["token"] for fill in fills] for fills in theirs]
+        assert [[fill.id for fill in fills] for fills in ours] == expected_ids
         np.testing.assert_allclose(
             [[fill.probability for fill in fills] for fills in ours],
             [[fill["score"] for fill in fills] for fills in theirs],

@@ -1,14 +1,19 @@
 """The card of an export."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
-from flaxbert.config import Experiment, PRESETS, TrainConfig, OptimizerConfig
+from flaxbert.config import PRESETS, Experiment, OptimizerConfig, TrainConfig
 from flaxbert.interop.model_card import Facts, model_card
 
 RESULTS = {"mlm_loss": 3.25, "perplexity": 25.79, "mlm_accuracy": 0.41, "nsp_accuracy": 0.75, "step": 900, "loss": 4.0}
+
+
+def header(card: str) -> Any:
+    return ModelCard(card).data
 
 
 @pytest.fixture
@@ -23,7 +28,7 @@ def facts():
 
 
 def test_the_hub_reads_the_header(facts):
-    data = ModelCard(model_card(facts)).data
+    data = header(model_card(facts))
     assert data.library_name == "transformers" and data.pipeline_tag == "fill-mask" and data.model_name == "fable"
     assert {result.metric_type: result.metric_value for result in data.eval_results} == {
         key: value for key, value in RESULTS.items() if key not in ("step", "loss")
@@ -31,9 +36,9 @@ def test_the_hub_reads_the_header(facts):
 
 
 def test_no_licence_and_no_language_is_invented(facts):
-    data = ModelCard(model_card(facts)).data
+    data = header(model_card(facts))
     assert data.license is None and data.language is None
-    assert ModelCard(model_card(facts._replace(corpus={"name": "tales", "language": "de"}))).data.language == "de"
+    assert header(model_card(facts._replace(corpus={"language": "de"}))).language == "de"
 
 
 def test_every_setting_stands_in_the_recipe(facts):
@@ -49,13 +54,19 @@ def test_corpus_tokenizer_and_results_stand_in_the_card(facts):
     for row in ("| train.documents | 12,345 |", "| fingerprint | c0ffee |", "| kind | unigram |"):
         assert row in card
     assert "| masked-token loss (nat) | 3.2500 |" in card and "at step 900" in card
-    assert "next-sentence loss" not in card
+    assert "next-sentence loss" not in card and "commoner" not in card
+
+
+def test_next_sentence_accuracy_stands_beside_the_majority_label(facts):
+    card = model_card(facts._replace(results=RESULTS | {"nsp_random": 0.375}))
+    assert "| next-sentence accuracy | 0.7500 |\n| for comparison: always saying the commoner" in card
+    assert "label | 0.6250 |" in card
 
 
 def test_a_run_that_was_never_evaluated_says_so(facts):
     card = model_card(facts._replace(results={}))
     assert "was not evaluated" in card
-    assert ModelCard(card).data.eval_results is None
+    assert header(card).eval_results is None
 
 
 def test_an_unfinished_and_a_small_model_say_so(facts):
