@@ -1,14 +1,14 @@
 """Readers: a range of a file of text or JSON lines, plain or gzip → documents, one at a time.
 
-A document belongs to the range that holds the border before it (a blank line, or the end of the line before), so each is
-read once however a file is cut.
+A document belongs to the range that holds the border before it (a blank line, or the end of the line before), so each
+is read once however a file is cut.
 """
 
 import gzip
 import io
 import json
 import zlib
-from typing import BinaryIO, Iterator, NamedTuple
+from typing import Any, BinaryIO, Iterator, NamedTuple
 
 from data_pipeline.sources import Range
 
@@ -58,7 +58,7 @@ def read_documents(part: Range, text_field: str = "text", encoding_errors: str =
 class _Lines:
     """Iterates over (offset, line) from the first line that starts in a range to the end of the file."""
 
-    def __init__(self, file: io.BufferedReader, stored: BinaryIO, part: Range):
+    def __init__(self, file: Any, stored: BinaryIO, part: Range):
         self.file, self.stored, self.path = file, stored, part.source.path
         self.start = self.offset = part.start
         self.end = None if part.source.compressed else part.end
@@ -194,8 +194,8 @@ def _without_surrogates(text: str, lines: _Lines, errors: str) -> tuple[str, int
     except UnicodeEncodeError as error:
         if errors == "strict":
             raise ValueError(
-                f"{lines.path}, line {lines.number()} has half a surrogate pair (\\u{ord(text[error.start]):04x}), which "
-                "is no text; encoding_errors = replace goes on with U+FFFD in its place"
+                f"{lines.path}, line {lines.number()} has half a surrogate pair (\\u{ord(text[error.start]):04x}), "
+                "which is no text; encoding_errors = replace goes on with U+FFFD in its place"
             ) from None
     lone = sum("\ud800" <= character <= "\udfff" for character in text)
     return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text), lone

@@ -181,14 +181,14 @@ def _run(
         ShardJob(index, len(shards), ranges, config, folder, folder / _WORK / f"shard-{index:05d}.json")
         for index, ranges in enumerate(shards)
     ]
-    records = {job.index: record for job in jobs if (record := _whole(job)) is not None}
-    left = [job for job in jobs if job.index not in records]
-    sizes = {job.index: sum(part.end - part.start for part in job.ranges) for job in jobs}
-    size = sum(sizes[job.index] for job in left)
+    records = {job.number: record for job in jobs if (record := _whole(job)) is not None}
+    left = [job for job in jobs if job.number not in records]
+    sizes = {job.number: sum(part.end - part.start for part in job.ranges) for job in jobs}
+    size = sum(sizes[job.number] for job in left)
     with progress.bytes("preparing", sum(sizes.values()), done=sum(sizes.values()) - size) as show:
         made = engines.run_shards(left, folder / TOKENIZER_FOLDER, workers, show)
-    records |= {job.index: record for job, record in zip(left, made)}
-    manifest = _manifest(plan, [records[job.index] for job in jobs], load(folder / TOKENIZER_FOLDER), sample)
+    records |= {job.number: record for job, record in zip(left, made)}
+    manifest = _manifest(plan, [records[job.number] for job in jobs], load(folder / TOKENIZER_FOLDER), sample)
     if manifest["counts"]["train"]["documents"] + manifest["counts"]["validation"]["documents"] == 0:
         raise ValueError(_empty(sources))
     write_manifest(folder, manifest)

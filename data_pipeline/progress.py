@@ -75,7 +75,8 @@ def summary_lines(summary: Any) -> list[str]:
         lines = [f"{summary.path} is finished already, with the same settings and sources: nothing to do"]
     else:
         rate = summary.megabytes / max(summary.seconds, 1e-9)
-        lines = [f"{summary.path}: {summary.megabytes:.1f} MB in {summary.seconds:.1f} s ({rate:.1f} MB/s, all included)"]
+        done = f"{summary.megabytes:.1f} MB in {summary.seconds:.1f} s ({rate:.1f} MB/s, all included)"
+        lines = [f"{summary.path}: {done}"]
     per_sentence = both["tokens"] / max(1, both["sentences"])
     unknown = both["unknown_tokens"] / max(1, both["tokens"])
     lines += [
@@ -84,7 +85,8 @@ def summary_lines(summary: Any) -> list[str]:
         f"  tokens      {both['tokens']:>14,}   {per_sentence:.1f} per sentence, "
         f"{both['bytes'] / max(1, both['tokens']):.2f} bytes per token",
         f"  unknown     {both['unknown_tokens']:>14,}   {unknown:.4%} of the tokens",
-        f"  vocabulary  {tokenizer['vocab_size']:>14,}   {tokenizer['kind']}, fingerprint {tokenizer['fingerprint'][:12]}",
+        f"  vocabulary  {tokenizer['vocab_size']:>14,}   {tokenizer['kind']}, "
+        f"fingerprint {tokenizer['fingerprint'][:12]}",
     ]
     return lines + [f"warning: {warning}" for warning in warnings(summary.manifest)]
 

@@ -29,7 +29,9 @@ _SKIPPED_FOLDERS = frozenset(
     "test tests testing _testing test_data __pycache__ site-packages _vendor vendor lib2to3 idlelib turtledemo "
     "ensurepip pydoc_data encodings examples benchmarks".split()
 )
-_FUNCTION_WORDS = frozenset("a an the is are be of to in and or for with this that it by as on if when not from".split())
+_FUNCTION_WORDS = frozenset(
+    "a an the is are be of to in and or for with this that it by as on if when not from".split()
+)
 _LEAST_CHARACTERS = 300
 _LONGEST_SOURCE = 1_000_000
 
@@ -48,9 +50,11 @@ _MARKUP = (
 # `name : type` alone on its line, `name: text` of an Args section, and the marks of lists.
 _FIELD = re.compile(r"^\*{0,2}[\w.*, ]{1,40} ?: ?\S.{0,70}$|^[*\w]+$")
 _ARGUMENT = re.compile(r"^\*{0,2}\w+(?: \([^)]*\))?: +(?=[A-Z`\"])")
+_UNDERLINE = re.compile(r"^([-=~^])\1{2,}$")
 _LIST_MARK = re.compile(r"^(?:[-*+•]|\(?\d{1,2}[.)]|:\w[\w ]*:) +")
 _NOT_PROSE = re.compile(
-    r"https?:|www\.|>>>|\.\. |::$|[{}|\\$^~#]|==|->|=>|\+\+|--|\w=\S| = |\.{4}|__\w+__\(|@\w|Copyright|copyright|License|%[sdr(]"
+    r"https?:|www\.|>>>|\.\. |::$|[{}|\\$^~#]|==|->|=>|\+\+|--|\w=\S| = |\.{4}|__\w+__\(|@\w|[Cc]opyright|License"
+    r"|%[sdr(]"
 )
 _SENTENCE = re.compile(r"^[\"'(]?[A-Z][\w'\"`,()-]* .*[.!?:][\"')]?$", re.DOTALL)
 
@@ -170,7 +174,9 @@ def paragraphs(text: str) -> Iterator[str]:
 
 def _items(block: str) -> Iterator[list[str]]:
     """The items of a block without blank lines: list entries and descriptions of parameters stand by themselves."""
-    lines = [line for line in block.split("\n") if line.strip()]
+    lines = block.strip("\n").split("\n")
+    if len(lines) > 1 and _UNDERLINE.match(lines[1].strip()):
+        lines = lines[2:]
     if any(line.lstrip().startswith((">>>", "..", "$ ", "+-", "==", "--")) for line in lines):
         return
     item: list[str] = []

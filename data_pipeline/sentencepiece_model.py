@@ -1,9 +1,11 @@
 """The serialized SentencePiece model, read field by field.
 
 A reader of its own: the generated protobuf module asks for a protobuf older than other tools allow, and the
-SentencePiece API tells neither the kind of a model nor its normalisation rule. Field numbers: sentencepiece_model.proto.
+SentencePiece API tells neither the kind of a model nor its normalisation rule. Field numbers are those of
+sentencepiece_model.proto.
 """
 
+import functools
 import hashlib
 import struct
 from typing import Any, Iterator, NamedTuple
@@ -45,6 +47,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any, int]]:
     while position < len(data):
         key, position = _varint(data, position)
         number, wire = key >> 3, key & 7
+        value: int | bytes
         if wire == 0:
             value, end = _varint(data, position)
         elif wire == 2:
@@ -77,27 +80,32 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 def parse(serialized: bytes, origin: str) -> Model:
     """Reads a model. Raises ValueError, naming `origin`, for bytes that are none."""
     try:
-        message: dict[int, list[Any]] = {}
-        for number, value, _ in _fields(serialized):
-            message.setdefault(number, []).append(value)
-        pieces = [_piece(value) for value in message.get(1, [])]
-        trainer = {number: value for number, value, _ in _fields(b"".join(message.get(2, [])))}
-        normalizer = {number: value for number, value, _ in _fields(b"".join(message.get(3, [])))}
-        if not pieces:
-            raise ValueError("it has no pieces")
-        return Model(
-            pieces=pieces,
-            kind=trainer.get(3, 1),
-            byte_fallback=bool(trainer.get(35, 0)),
-            space_as_suffix=bool(trainer.get(24, 0)),
-            rule=normalizer.get(1, b"").decode("utf-8"),
-            character_map=normalizer.get(2, b""),
-            add_dummy_prefix=bool(normalizer.get(3, 1)),
-            remove_extra_spaces=bool(normalizer.get(4, 1)),
-            serialized=serialized,
-        )
-    except (ValueError, AttributeError, TypeError, struct.error) as error:
+        return _parse(serialized)
+    except (ValueError, AttributeError, TypeError, KeyError, struct.error) as error:
         raise ValueError(f"tokenizer {origin} is not a SentencePiece model, or damaged: {error}") from None
+
+
+@functools.lru_cache(maxsize=2)
+def _parse(serialized: bytes) -> Model:
+    message: dict[int, list[Any]] = {}
+    for number, value, _ in _fields(serialized):
+        message.setdefault(number, []).append(value)
+    pieces = [_piece(value) for value in message.get(1, [])]
+    trainer = {number: value for number, value, _ in _fields(b"".join(message.get(2, [])))}
+    normalizer = {number: value for number, value, _ in _fields(b"".join(message.get(3, [])))}
+    if not pieces:
+        raise ValueError("it has no pieces")
+    return Model(
+        pieces=pieces,
+        kind=trainer.get(3, 1),
+        byte_fallback=bool(trainer.get(35, 0)),
+        space_as_suffix=bool(trainer.get(24, 0)),
+        rule=normalizer.get(1, b"").decode("utf-8"),
+        character_map=normalizer.get(2, b""),
+        add_dummy_prefix=bool(normalizer.get(3, 1)),
+        remove_extra_spaces=bool(normalizer.get(4, 1)),
+        serialized=serialized,
+    )
 
 
 def _piece(data: bytes) -> Piece:

@@ -3,6 +3,9 @@
 import re
 from typing import Callable
 
+# `sentencex` takes an ideographic full stop before a digit for a decimal point.
+_STOPS = "。！？"
+_STOP_BEFORE_DIGIT = re.compile(f"(?<=[{_STOPS}])(?=[0-9０-９])")
 # `sentencex` takes quadratic time on a line full of quotation marks: longer lines are cut at a space beforehand.
 _LONGEST_PIECE = 20_000
 _PIECE = re.compile(rf".{{1,{_LONGEST_PIECE}}}(?:(?<= )|$)|.{{1,{_LONGEST_PIECE}}}", re.DOTALL)
@@ -25,6 +28,8 @@ def sentence_splitter(mode: str, language: str) -> Callable[[str], list[str]]:
 
     def split(document: str) -> list[str]:
         sentences = [sentence for line in _pieces(document) for sentence in segment(language, line)]
+        if any(stop in document for stop in _STOPS):
+            sentences = [part for sentence in sentences for part in _STOP_BEFORE_DIGIT.split(sentence)]
         return [sentence for sentence in sentences if not sentence.isspace()]
 
     return split

@@ -14,7 +14,7 @@ from data_pipeline.store import SPLITS, Documents, ShardWriter, shard_name, toke
 from data_pipeline.tokenizer import Tokenizer
 
 # Characters encoded at once: enough to repay a call, few enough to stay in the processor's cache and in memory.
-_CHUNK_CHARACTERS = 1_500_000
+_CHUNK_CHARACTERS = 2_000_000
 # A row group is closed at this many tokens: what a reader holds at once, and the unit of shuffling by blocks.
 _ROW_GROUP_TOKENS = 524_288
 
@@ -24,8 +24,8 @@ COUNTS = ("documents", "sentences", "tokens", "characters", "bytes", "unknown_to
 class ShardJob(NamedTuple):
     """All that one shard depends on, besides the tokenizer. `record` is the file that says the shard is whole."""
 
-    index: int
-    count: int
+    number: int
+    of: int
     ranges: tuple[Range, ...]
     config: PrepareConfig
     folder: Path
@@ -35,7 +35,7 @@ class ShardJob(NamedTuple):
 def prepare_shard(job: ShardJob, tokenizer: Tokenizer, report: Callable[[int], None]) -> dict[str, Any]:
     """Writes the shard's files and its record, which it returns. `report` is told of source bytes as they are read."""
     dtype = token_dtype(tokenizer.vocab_size)
-    writers = {split: ShardWriter(job.folder / shard_name(split, job.index, job.count), dtype) for split in SPLITS}
+    writers = {split: ShardWriter(job.folder / shard_name(split, job.number, job.of), dtype) for split in SPLITS}
     try:
         record = _fill(job, tokenizer, writers, report)
         record["shards"] = {split: writer.close() for split, writer in writers.items()}

@@ -1,35 +1,25 @@
-"""SentencePiece and WordPiece behind one small interface: text → ids, a fingerprint, and a folder that Hugging Face reads.
+"""SentencePiece and WordPiece behind one interface: text → ids, a fingerprint, a folder that Hugging Face reads.
 
 `.encode` never adds [CLS] or [SEP], and a literal "[MASK]" in a text stays text.
 """
 
-import itertools
+import functools
 import json
 import os
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 import numpy as np
 
 from data_pipeline import sentencepiece_model, tokenizer_folder
 from data_pipeline.normalization import normalize
 from data_pipeline.store import canonical_digest, token_dtype
+from data_pipeline.word_table import Ragged, WordTable, flatten
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
-# The cache of words is emptied beyond these: about 150 MB at most.
-_CACHED_WORDS = 400_000
-_CACHED_TOKENS = 4_000_000
 # Float32 sums over longer words would round, and break ties otherwise than `tokenizers` does in float64.
 _EXACT_CHARACTERS = 500
-_END_OF_TEXT = " \n"
-
-
-class Ragged(NamedTuple):
-    """The ids of N texts, one after another."""
-
-    ids: np.ndarray  # [T] uint16 or uint32
-    lengths: np.ndarray  # [N] int64
 
 
 class Tokenizer:
@@ -42,13 +32,13 @@ class Tokenizer:
         ids = {piece: index for index, piece in enumerate(pieces)}
         missing = [piece for piece in SPECIAL_PIECES if piece not in ids]
         if missing:
-            raise ValueError(f"tokenizer {origin} lacks {', '.join(missing)}: all of {' '.join(SPECIAL_PIECES)} are needed")
+            needed = " ".join(SPECIAL_PIECES)
+            raise ValueError(f"tokenizer {origin} lacks {', '.join(missing)}: all of {needed} are needed")
         if ids["[PAD]"] != 0:
             raise ValueError(f"tokenizer {origin} has [PAD] = {ids['[PAD]']}: expected [PAD] = 0")
         self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = (ids[name] for name in SPECIAL_PIECES)
         parsed = sentencepiece_model.parse(model, origin) if model is not None else None
         self.fingerprint = canonical_digest([kind, lowercase, pieces, parsed and sentencepiece_model.digest(parsed)])
-        self.rust = tokenizer_folder.rust_tokenizer(kind, lowercase, pieces, parsed)
         self._dtype = token_dtype(self.vocab_size)
         self._words, self._encode_batch = _engine(self, parsed)
 
@@ -62,7 +52,7 @@ class Tokenizer:
         if not texts:
             return Ragged(np.empty(0, self._dtype), np.empty(0, np.int64))
         if self._words is None:
-            return _flatten(self._encode_batch(texts), self._dtype)
+            return self._encode_batch(texts)
         return self._words.encode(texts)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -70,110 +60,73 @@ class Tokenizer:
         tokenizer_folder.save(self, Path(folder))
 
 
-class _Words:
-    """A table of words and their ids: each distinct word is encoded once.
-
-    Sound because every rule of ours splits at spaces: a text's ids are those of its words, one after another. The
-    words are the raw ones, so that normalisation too runs once per distinct word.
-    """
-
-    def __init__(self, encode_batch: Callable[[list[str]], list[list[int]]], dtype: type[np.unsignedinteger]):
-        self._encode_batch, self._dtype = encode_batch, dtype
-        self._reset()
-
-    def _reset(self) -> None:
-        self._index = _Index({_END_OF_TEXT: 0})
-        self._ids, self._starts, self._lengths = np.empty(0, self._dtype), np.zeros(1, np.int64), np.zeros(1, np.int64)
-
-    def encode(self, texts: list[str]) -> Ragged:
-        if len(self._index) > _CACHED_WORDS or len(self._ids) > _CACHED_TOKENS:
-            self._reset()
-        joined = " \n ".join(texts)
-        if joined.count("\n") != len(texts) - 1:
-            joined = " \n ".join([text.replace("\n", " ") for text in texts])
-        positions, distinct = _distinct_words(joined.encode("utf-8", "replace"))
-        indices = np.fromiter(map(self._index.__getitem__, distinct), np.int64, len(distinct))[positions]
-        self._encode_new_words()
-
-        lengths = self._lengths[indices]
-        ends = np.cumsum(lengths)
-        text_ends = np.append(ends[indices == 0], ends[-1])
-        # Token t of the result stands at t + (its word's start in the table - that word's start in the result).
-        shifts = np.repeat(self._starts[indices] - (ends - lengths), lengths)
-        ids = self._ids[np.arange(len(shifts)) + shifts]
-        return Ragged(ids, np.diff(text_ends, prepend=0))
-
-    def _encode_new_words(self) -> None:
-        if not self._index.new:
-            return
-        ids, lengths = _flatten(self._encode_batch(self._index.new), self._dtype)
-        starts = np.cumsum(lengths) - lengths + len(self._ids)
-        self._ids = np.concatenate([self._ids, ids])
-        self._starts = np.concatenate([self._starts, starts])
-        self._lengths = np.concatenate([self._lengths, lengths])
-        self._index.new.clear()
-
-
-class _Index(dict[str, int]):
-    """Word → its place in the table; a word not yet there gets the next one and is noted in `new`."""
-
-    def __init__(self, words: dict[str, int]):
-        super().__init__(words)
-        self.new: list[str] = []
-
-    def __missing__(self, word: str) -> int:
-        index = self[word] = len(self)
-        self.new.append(word)
-        return index
-
-
-def _distinct_words(text: bytes) -> tuple[np.ndarray, list[str]]:
-    """(for each of the words of a text its place among the distinct ones [W], the distinct words).
-
-    Arrow's hash table in place of Python's: a Python object for every word would cost more than encoding it.
-    """
-    import pyarrow as pa
-
-    # Each word is taken with the space before it, so that words are neighbours in memory and none is copied.
-    data = b" " + text
-    starts = np.flatnonzero(np.frombuffer(data, np.uint8) == ord(" "))
-    offsets = np.append(starts, len(data)).astype(np.int32)
-    words = pa.StringArray.from_buffers(len(starts), pa.py_buffer(offsets), pa.py_buffer(data)).dictionary_encode()
-    return words.indices.to_numpy(), words.dictionary.to_pylist()
-
-
-def _flatten(encoded: list[list[int]], dtype: type[np.unsignedinteger]) -> Ragged:
-    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-    ids = np.fromiter(itertools.chain.from_iterable(encoded), dtype, int(lengths.sum()))
-    return Ragged(ids, lengths)
-
-
-def _engine(tokenizer: Tokenizer, model: Any) -> tuple[_Words | None, Callable[[list[str]], list[list[int]]]]:
-    """The function that encodes whole texts and, where words can be encoded alone, their cache."""
-    rust = tokenizer.rust
-
-    def by_rust(texts: list[str]) -> list[list[int]]:
-        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        return [encoding.ids for encoding in rust.encode_batch_fast(clean, add_special_tokens=False)]
-
+def _engine(tokenizer: Tokenizer, model: Any) -> tuple[WordTable | None, Callable[[list[str]], Ragged]]:
+    """The function that encodes whole texts and, where words can be encoded alone, their table."""
     if model is None:
-        return _Words(by_rust, tokenizer._dtype), by_rust
+        by_rust = _rust_engine(tokenizer, model)
+        return WordTable(by_rust, tokenizer._dtype), by_rust
+    if sentencepiece_model.is_ours(model):
+        by_own_rule = _own_engine(tokenizer, model)
+        return WordTable(by_own_rule, tokenizer._dtype), by_own_rule
     processor = sentencepiece_model.processor(model)
 
-    def by_sentencepiece(texts: list[str]) -> list[list[int]]:
-        return processor.encode(texts, out_type=int, num_threads=1)
+    def by_foreign_rule(texts: list[str]) -> Ragged:
+        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        return flatten(processor.encode(clean, out_type=int, num_threads=1), tokenizer._dtype)
 
-    def by_own_rule(texts: list[str]) -> list[list[int]]:
-        plain = [normalize(text, tokenizer.lowercase) for text in texts]
-        encoded = by_sentencepiece(plain)
-        long = [index for index, text in enumerate(plain) if len(text) > _EXACT_CHARACTERS]
-        for index, ids in zip(long, by_rust([texts[index] for index in long])):
-            encoded[index] = ids
-        return encoded
+    return None, by_foreign_rule
 
-    if sentencepiece_model.is_ours(model):
-        return _Words(by_own_rule, tokenizer._dtype), by_own_rule
-    return None, lambda texts: by_sentencepiece([text.encode("utf-8", "replace").decode("utf-8") for text in texts])
+
+def _rust_engine(tokenizer: Tokenizer, model: Any) -> Callable[[list[str]], Ragged]:
+    @functools.cache
+    def rust() -> Any:
+        kind, lowercase, pieces = tokenizer.kind, tokenizer.lowercase, tokenizer.pieces
+        return tokenizer_folder.rust_tokenizer(kind, lowercase, pieces, model, special=False)
+
+    def encode(texts: list[str]) -> Ragged:
+        encodings = rust().encode_batch_fast(texts, add_special_tokens=False)
+        return flatten([encoding.ids for encoding in encodings], tokenizer._dtype)
+
+    return encode
+
+
+def _own_engine(tokenizer: Tokenizer, model: Any) -> Callable[[list[str]], Ragged]:
+    """Encodes words, each with the space before it, by SentencePiece; exceedingly long ones by `tokenizers`."""
+    processor, by_rust = sentencepiece_model.processor(model), _rust_engine(tokenizer, model)
+    lowercase, dtype = tokenizer.lowercase, tokenizer._dtype
+    fold = str.lower if lowercase else str
+    opens_word = np.array([piece.startswith("\u2581") for piece in tokenizer.pieces])
+
+    def encode(words: list[str]) -> Ragged:
+        # For the common word the whole rule is two methods of str.
+        plain = [
+            fold(word[1:]) if word.isascii() and word.isprintable() else normalize(word, lowercase) for word in words
+        ]
+        sizes = np.fromiter(map(len, plain), np.int64, len(plain))
+        if sizes.max(initial=0) > _EXACT_CHARACTERS:
+            long = sizes > _EXACT_CHARACTERS
+            apart = [[words[index] for index in np.flatnonzero(chosen)] for chosen in (~long, long)]
+            return _merged(encode(apart[0]), by_rust(apart[1]), long)
+        # Many words in one text, up to a length that keeps sums exact: a list for each would cost more than its ids.
+        borders = np.flatnonzero(np.diff(np.cumsum(sizes) // _EXACT_CHARACTERS, prepend=-1, append=-1))
+        texts = [" ".join(filter(None, plain[start:end])) for start, end in zip(borders, borders[1:])]
+        ids, _ = flatten(processor.encode(texts, out_type=int, num_threads=1), dtype)
+        # A normalised word is one word, or none, or several ("\xa8" holds a space).
+        counts = np.fromiter((word.count(" ") + 1 if word else 0 for word in plain), np.int64, len(plain))
+        starts = np.append(np.flatnonzero(opens_word[ids]), len(ids))
+        return Ragged(ids, np.diff(starts[np.cumsum(counts)], prepend=0))
+
+    return encode
+
+
+def _merged(first: Ragged, second: Ragged, of_second: np.ndarray) -> Ragged:
+    """The texts of both, in an order where of_second [N] says which come from the second."""
+    lengths = np.empty(len(of_second), np.int64)
+    lengths[~of_second], lengths[of_second] = first.lengths, second.lengths
+    token_of_second = np.repeat(of_second, lengths)
+    ids = np.empty(len(token_of_second), first.ids.dtype)
+    ids[~token_of_second], ids[token_of_second] = first.ids, second.ids
+    return Ragged(ids, lengths)
 
 
 def load(path: str | os.PathLike[str], lowercase: bool = True) -> Tokenizer:
@@ -200,7 +153,7 @@ def from_sentencepiece(model: bytes, origin: str, lowercase: bool | None = None)
     """A tokenizer from a serialized model. `lowercase` is given for our own; a foreign one carries its own rule."""
     parsed = sentencepiece_model.parse(model, origin)
     if (lowercase is not None) != sentencepiece_model.is_ours(parsed):
-        raise ValueError(f"tokenizer {origin} was trained on text normalised elsewhere: load the folder it was saved in")
+        raise ValueError(f"tokenizer {origin} was trained on normalised text: load the folder it was saved in")
     pieces = [piece.text for piece in parsed.pieces]
     return Tokenizer(sentencepiece_model.kind(parsed, origin), bool(lowercase), pieces, model, origin)
 

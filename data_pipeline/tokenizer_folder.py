@@ -13,27 +13,34 @@ VOCABULARY = "vocab.txt"
 
 _FORMAT_VERSION = 1
 _ROLES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-# Control symbols have no score that a text could earn.
+_SILENT = (sentencepiece_model.UNKNOWN, sentencepiece_model.CONTROL)
+# Worse than any path of known pieces; and a character that normalised text never holds.
 _NEVER = -1e6
+_IN_NO_TEXT = "\n"
 
 
-def rust_tokenizer(kind: str, lowercase: bool, pieces: list[str], model: Any) -> Any:
-    """The `tokenizers` form of a tokenizer. It is made so that special tokens in a text stay text."""
+def rust_tokenizer(kind: str, lowercase: bool, pieces: list[str], model: Any, special: bool) -> Any:
+    """The `tokenizers` form of a tokenizer.
+
+    With `special`, as it is exported: special tokens written in a text are recognised, and sequences are wrapped in
+    them. Without, as corpora need it: whatever a text holds is text.
+    """
     from tokenizers import AddedToken, Tokenizer, processors
 
     if kind == "wordpiece":
         tokenizer = Tokenizer(_wordpiece(pieces))
         _add_bert_rule(tokenizer, lowercase)
     else:
-        tokenizer = Tokenizer(_unigram(model) if kind == "unigram" else _byte_pairs(model))
+        tokenizer = Tokenizer(_unigram(model, special) if kind == "unigram" else _byte_pairs(model))
         _add_sentencepiece_rule(tokenizer, lowercase, model)
+    if not special:
+        return tokenizer
     tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in _ROLES.values()])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
         special_tokens=[(piece, tokenizer.token_to_id(piece)) for piece in ("[CLS]", "[SEP]")],
     )
-    tokenizer.encode_special_tokens = True
     return tokenizer
 
 
@@ -52,12 +59,16 @@ def _add_bert_rule(tokenizer: Any, lowercase: bool) -> None:
     tokenizer.decoder = decoders.WordPiece()
 
 
-def _unigram(model: sentencepiece_model.Model) -> Any:
+def _unigram(model: sentencepiece_model.Model, special: bool) -> Any:
+    """`tokenizers` would find a control symbol's name in text: it gets no chance by its score or, better, its name."""
     from tokenizers import models
 
     unknown = next(index for index, piece in enumerate(model.pieces) if piece.type == sentencepiece_model.UNKNOWN)
-    silent = (sentencepiece_model.UNKNOWN, sentencepiece_model.CONTROL)
-    vocabulary = [(piece.text, _NEVER if piece.type in silent else piece.score) for piece in model.pieces]
+    silent = (_NEVER, "") if special else (0.0, _IN_NO_TEXT)
+    vocabulary = [
+        (silent[1] + piece.text, silent[0]) if piece.type in _SILENT else (piece.text, piece.score)
+        for piece in model.pieces
+    ]
     return models.Unigram(vocabulary, unk_id=unknown, byte_fallback=model.byte_fallback)
 
 
@@ -68,6 +79,8 @@ def _byte_pairs(model: sentencepiece_model.Model) -> Any:
     vocabulary = {piece.text: index for index, piece in enumerate(model.pieces)}
     merges = []
     for index, piece in enumerate(model.pieces):
+        if piece.type in _SILENT:
+            continue
         pairs = [(piece.text[:cut], piece.text[cut:]) for cut in range(1, len(piece.text))]
         known = [pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary]
         merges += [(-piece.score, index, pair) for pair in known]
@@ -98,10 +111,12 @@ def save(tokenizer: Any, folder: Path) -> None:
         (folder / VOCABULARY).write_text("".join(piece + "\n" for piece in tokenizer.pieces), encoding="utf-8")
     else:
         (folder / MODEL).write_bytes(tokenizer.model)
-    (folder / "tokenizer.json").write_text(tokenizer.rust.to_str(pretty=True), encoding="utf-8")
+    model = sentencepiece_model.parse(tokenizer.model, "saved") if tokenizer.model is not None else None
+    rust = rust_tokenizer(tokenizer.kind, tokenizer.lowercase, tokenizer.pieces, model, special=True)
+    (folder / "tokenizer.json").write_text(rust.to_str(pretty=True), encoding="utf-8")
     write_json(folder / "tokenizer_config.json", _hugging_face_config(tokenizer))
     write_json(folder / "special_tokens_map.json", {f"{role}_token": piece for role, piece in _ROLES.items()})
-    own = tokenizer.model is None or sentencepiece_model.is_ours(sentencepiece_model.parse(tokenizer.model, "saved"))
+    own = model is None or sentencepiece_model.is_ours(model)
     info = {
         "format_version": _FORMAT_VERSION,
         "kind": tokenizer.kind,
@@ -117,7 +132,7 @@ def _hugging_face_config(tokenizer: Any) -> dict[str, Any]:
     """PreTrainedTokenizerFast takes tokenizer.json as it stands; BERT's own class would build one from a vocabulary."""
     special = {
         str(tokenizer.pieces.index(piece)): {
-            "content": piece, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True
+            **dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False), "content": piece, "special": True
         }
         for piece in _ROLES.values()
     }

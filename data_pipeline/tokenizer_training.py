@@ -110,7 +110,7 @@ def train_wordpiece(sentences: Iterable[str], vocab_size: int, lowercase: bool) 
     rust.train_from_iterator(texts, trainer)
     if rust.get_vocab_size() > vocab_size:
         raise ValueError(_too_small(vocab_size, rust.get_vocab_size()))
-    pieces = sorted(rust.get_vocab(), key=rust.token_to_id)
+    pieces = [piece for piece, _ in sorted(rust.get_vocab().items(), key=lambda entry: entry[1])]
     return Tokenizer("wordpiece", lowercase, pieces, None, "trained")
 
 

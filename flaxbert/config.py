@@ -187,10 +187,17 @@ def with_vocabulary(experiment: Experiment, vocab_size: int) -> Experiment:
 
 
 def from_dict(kind: Any, values: dict[str, Any]) -> Any:
-    """Builds a config dataclass from what `dataclasses.asdict` made of it; unknown or missing fields raise."""
+    """Builds a config dataclass from what `dataclasses.asdict` made of it. Raises ValueError for unknown or missing
+    fields and for values of another type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{kind.__name__}: found {values!r}, expected its fields")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     unknown, missing = sorted(values.keys() - fields.keys()), sorted(fields.keys() - values.keys())
     if unknown or missing:
         raise ValueError(f"{kind.__name__}: unknown fields {unknown}, missing fields {missing}")
     nested = {name: field.type for name, field in fields.items() if dataclasses.is_dataclass(field.type)}
-    return kind(**{k: from_dict(nested[k], v) if k in nested else v for k, v in values.items()})
+    try:
+        return kind(**{k: from_dict(nested[k], v) if k in nested else v for k, v in values.items()})
+    except TypeError as error:  # a check compared what cannot be compared
+        raise ValueError(f"{kind.__name__}: {error}") from None

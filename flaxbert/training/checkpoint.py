@@ -71,14 +71,20 @@ def restore_params(workdir: str, step: int | None = None) -> tuple[Any, int]:
     if step is not None and step not in found:
         raise ValueError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, found))}")
     step = found[-1] if step is None else step
-    path = folder / str(step) / "state"
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with ocp.PyTreeCheckpointer() as reader:
-        shapes = reader.metadata(path).item_metadata.tree["params"]
+    with ocp.Checkpointer(_handlers()) as reader:
+        shapes = reader.metadata(folder / str(step)).item_metadata["state"].tree["params"]
         wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
         arguments = ocp.args.PyTreeRestore(
             item={"params": wanted},
             restore_args=ocp.checkpoint_utils.construct_restore_args({"params": wanted}),
             partial_restore=True,
         )
-        return reader.restore(path, args=arguments)["params"], step
+        restored = reader.restore(folder / str(step), args=ocp.args.Composite(state=arguments))
+        return restored["state"]["params"], step
+
+
+def _handlers() -> ocp.CompositeCheckpointHandler:
+    """A reader for each item of a checkpoint: Orbax warns of those that it is not told of."""
+    json = {name: ocp.JsonCheckpointHandler() for name in ("position", "config", "metrics")}
+    return ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler(), **json)

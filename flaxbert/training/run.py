@@ -45,7 +45,7 @@ def begin_or_resume(workdir: str, experiment: Experiment, corpus: dict[str, Any]
             return old
         new = dataclasses.replace(new, corpus=old.corpus, versions=old.versions, git_revision=old.git_revision)
     else:
-        _copy_tokenizer(folder, tokenizer_folder)
+        _copy_tokenizer(folder, tokenizer_folder, corpus["tokenizer_fingerprint"])
     _write_atomically(folder / "config.json", json.dumps(dataclasses.asdict(new), indent=2) + "\n")
     return new
 
@@ -87,8 +87,13 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _copy_tokenizer(folder: pathlib.Path, tokenizer_folder: str) -> None:
-    """Copies the tokenizer into a new run. A foreign directory is refused before anything is written."""
+def _copy_tokenizer(folder: pathlib.Path, tokenizer_folder: str, fingerprint: str) -> None:
+    """Copies the corpus's tokenizer into a new run. Raises before anything is written."""
+    found = tokenizers.load(tokenizer_folder).fingerprint
+    if found != fingerprint:
+        raise ValueError(
+            f"{tokenizer_folder} is not the corpus's tokenizer: its fingerprint is {found[:12]}, expected {fingerprint[:12]}"
+        )
     target = folder / "tokenizer"
     strange = [path.name for path in folder.iterdir() if path != target] if folder.exists() else []
     if strange:
@@ -96,7 +101,6 @@ def _copy_tokenizer(folder: pathlib.Path, tokenizer_folder: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(tokenizer_folder, target)
-    tokenizers.load(str(target))
 
 
 def _write_atomically(path: pathlib.Path, text: str) -> None:
