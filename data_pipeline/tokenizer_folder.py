@@ -91,14 +91,16 @@ def _byte_pairs(model: sentencepiece_model.Model) -> Any:
 def _add_sentencepiece_rule(tokenizer: Any, lowercase: bool, model: sentencepiece_model.Model) -> None:
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
-    if sentencepiece_model.is_ours(model):
+    own = sentencepiece_model.is_ours(model)
+    if own:
         tokenizer.normalizer = rust_normalizer(lowercase)
     else:
         steps: list[Any] = [normalizers.Precompiled(model.character_map)] if model.character_map else []
         if model.remove_extra_spaces:
             steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
         tokenizer.normalizer = normalizers.Sequence(steps)
-    scheme = "always" if model.add_dummy_prefix else "never"
+    # "first": what follows a special token begins a word only where a space says so, as the model has learnt it.
+    scheme = "first" if own else "always" if model.add_dummy_prefix else "never"
     split = sentencepiece_model.splits_at_spaces(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme, split=split)
