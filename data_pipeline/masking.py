@@ -55,13 +55,14 @@ def _choose(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws `wanted` [B] of each row's candidates [B, S] without replacement: positions int64, taken bool [B, P].
 
-    A candidate's random key and its column share one integer, so the smallest P keys carry their places along.
+    A candidate's random key and its column share one integer, so the smallest P keys carry their places along. 32 bits
+    sort several times as fast as 64, and leave 23 random ones at length 512: a tie in ten million.
     """
     rows, length = candidates.shape
-    low = np.uint64(2 ** int(length - 1).bit_length() - 1)
-    columns = np.arange(length, dtype=np.uint64)
-    keys = (randomness.bits(row_keys[:, None], columns) & ~low) | columns
-    keys[~candidates] = np.uint64(0xFFFFFFFFFFFFFFFF)
+    low = np.uint32(2 ** int(length - 1).bit_length() - 1)
+    columns = np.arange(length, dtype=np.uint32)
+    keys = (randomness.bits(row_keys[:, None], columns) >> np.uint64(32)).astype(np.uint32) & ~low | columns
+    keys[~candidates] = 0xFFFFFFFF
     if width < length:
         keys = np.partition(keys, width - 1, axis=1)[:, :width]
     keys.sort(axis=1)

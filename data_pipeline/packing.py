@@ -38,34 +38,39 @@ def assemble(window: Window, first: int, last: int, length: int) -> dict[str, np
 
     Returns `input_ids`, `segment_ids`, `sequence_ids`, `position_ids` [B, S] and `cls_positions`,
     `next_sentence_labels`, `next_sentence_weights` [B, C]. Every piece of every sequence is a run of the window's
-    tokens, so a batch is one gather and one scatter.
+    tokens, and so is the padding behind them: a batch is one gather, and each number of a piece is repeated over it.
     """
+    rows = last - first
+    bounds = window.row_offsets[first : last + 1] - window.row_offsets[first]
     chosen = window.order[window.row_offsets[first] : window.row_offsets[last]]
-    in_row = np.diff(window.row_offsets[first : last + 1])
-    row = np.repeat(np.arange(last - first), in_row)
-    nth = np.arange(len(chosen)) - np.repeat(np.cumsum(in_row) - in_row, in_row)
+    row = np.repeat(np.arange(rows), np.diff(bounds))
+    nth = np.arange(len(chosen)) - bounds[row]
     starts, lengths = _pieces(window, chosen)
+    before = np.cumsum(np.append(0, lengths.sum(axis=1)))
+    sequence_start = before[:-1] - before[bounds[row]]
 
-    before = np.cumsum(lengths.ravel()).reshape(lengths.shape) - lengths
-    sequence_start = before[:, 0] - before[window.row_offsets[first:last] - window.row_offsets[first], 0][row]
-    target = row * length + sequence_start
-    tokens = int(lengths.sum())
-    runs = lengths.ravel()
-    source = np.arange(tokens) + np.repeat((starts - before).ravel(), runs)
-    place = np.arange(tokens) + np.repeat((target - before[:, 0])[:, None] + 0 * lengths, runs)
+    piece = PIECES * np.arange(len(chosen))[:, None] + np.arange(PIECES) + row[:, None]  # a row's last run is padding
+    runs = np.empty(PIECES * len(chosen) + rows, np.int64)
+    runs[piece] = lengths
+    runs[PIECES * bounds[1:] + np.arange(rows)] = length - np.diff(before[bounds])
 
-    def scatter(values: np.ndarray) -> np.ndarray:
-        array = np.zeros((last - first) * length, np.int32)
-        array[place] = values
-        return array.reshape(last - first, length)
+    def spread(values: np.ndarray, dtype: type = np.int32) -> np.ndarray:
+        """[n, 1 or 5] → [B, S], zero in the padding."""
+        array: np.ndarray = np.zeros(len(runs), dtype)
+        array[piece] = values
+        return np.repeat(array, runs).reshape(rows, length)
 
+    sequence_ids = spread(nth[:, None] + 1)
+    used = sequence_ids > 0
+    place = (row * length + sequence_start)[:, None] + np.cumsum(lengths, axis=1) - lengths
+    source = np.arange(rows * length).reshape(rows, length) + spread(starts - place, np.int64)
     batch = {
-        "input_ids": scatter(window.tokens[source]),
-        "segment_ids": scatter(np.repeat(np.tile([0, 0, 0, 1, 1], len(chosen)), runs)),
-        "sequence_ids": scatter(np.repeat(nth + 1, lengths.sum(axis=1))),
-        "position_ids": scatter(place - np.repeat(target, lengths.sum(axis=1))),
+        "input_ids": window.tokens.take(source, mode="clip").astype(np.int32) * used,
+        "segment_ids": spread(np.array([0, 0, 0, 1, 1])),
+        "sequence_ids": sequence_ids,
+        "position_ids": (np.arange(length, dtype=np.int32) - spread(sequence_start[:, None])) * used,
     }
-    return batch | _per_sequence(window, chosen, row, nth, sequence_start, last - first)
+    return batch | _per_sequence(window, chosen, row, nth, sequence_start, rows)
 
 
 def empty_rows(count: int, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

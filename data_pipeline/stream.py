@@ -6,10 +6,13 @@ of all windows, one after the other and epoch after epoch, are cut into global b
 row that is not yet used, so a run resumes by planning one window and reading nothing before it.
 """
 
+import atexit
 import concurrent.futures
+import functools
 import os
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +22,7 @@ from data_pipeline.config import DataConfig
 from data_pipeline.store import Block, Corpus, Documents, read_block
 
 _ORDER, _PAIRING, _ROWS, _MASKING = range(4)
+_TOKENS_AT_ONCE = 1 << 15  # larger arrays are fresh memory from the system each time, at twice the cost
 
 
 class Position(NamedTuple):
@@ -46,27 +50,62 @@ def batches(
     Endless unless `epochs` is given; then the last batch is filled up with empty rows of weight zero.
     Raises ValueError where the corpus cannot be paired or the position does not belong to it.
     """
-    if batch_size % host_count:
+    if batch_size < 1 or batch_size % host_count:
         raise ValueError(f"batch size {batch_size} cannot be divided among {host_count} hosts")
+    if not 0 <= host_index < host_count:
+        raise ValueError(f"host index {host_index} is not in [0, {host_count})")
     share = batch_size // host_count
-    shelf = _Shelf()
-    failure: list[BaseException] = []
+    rows = functools.partial(_global_batches, corpus, config, batch_size, seed, Position(*position), split, epochs)
+    stream = _delivered(rows, host_index * share, share, corpus, config)
+    _OPEN.add(stream)
+    return stream
 
-    def descriptors() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+
+_OPEN: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Ends the streams that are still open while there is an interpreter: TensorFlow's threads wait for one forever."""
+    for stream in list(_OPEN):
+        stream.close()
+
+
+def _delivered(
+    global_batches: Callable[[], Iterator[tuple[list["_Run"], Position]]],
+    first: int,
+    share: int,
+    corpus: Corpus,
+    config: DataConfig,
+) -> Generator[tuple[dict[str, np.ndarray], Position], None, None]:
+    """Builds rows [first, first + share) of each global batch inside tf.data."""
+    shelf = _Shelf()
+    failure: list[BaseException] = []  # TensorFlow would wrap an error in a page of text: carried past it
+
+    def descriptors() -> Iterator[tuple[np.ndarray, Position]]:
         try:
-            for runs, after in _global_batches(corpus, config, batch_size, seed, Position(*position), split, epochs):
-                own = _own_rows(runs, host_index * share, (host_index + 1) * share)
-                yield np.array([(shelf.put(plan), first, last) for plan, first, last in own]).reshape(-1, 3), after
-        except Exception as error:  # TensorFlow would wrap it in a page of text: carried past it and raised below
+            for runs, after in global_batches():
+                own = _own_rows(runs, first, first + share)
+                yield np.array([(shelf.put(plan), start, end) for plan, start, end in own]).reshape(-1, 3), after
+        except Exception as error:
             failure.append(error)
 
     def build(runs: np.ndarray) -> tuple[np.ndarray, ...]:
-        batch = _build([(shelf.take(int(name)), first, last) for name, first, last in runs], corpus, config, share)
-        return tuple(batch[name] for name in _names())
+        try:
+            batch = _build([(shelf.take(int(name)), start, end) for name, start, end in runs], corpus, config, share)
+            return tuple(batch[name] for name in _names())
+        except Exception as error:
+            failure.append(error)
+            raise
 
-    for element in _dataset(descriptors, build, config, share):
-        *arrays, after = element
-        yield dict(zip(_names(), arrays, strict=True)), Position(*map(int, after))
+    try:
+        for *arrays, after in _dataset(descriptors, build, config, share):
+            yield dict(zip(_names(), arrays, strict=True)), Position(*map(int, after))
+    except Exception:
+        if not failure:
+            raise
+    finally:
+        shelf.clear()  # TensorFlow never forgets the two functions, nor what they refer to
     if failure:
         raise failure[0]
 
@@ -135,7 +174,7 @@ def _global_batches(
     missing = size
     for (epoch, window), plan in _plans(corpus, config, split, seed, position, epochs):
         row = position.row if (epoch, window) == (position.epoch, position.window) else 0
-        if row > plan.rows:
+        if not 0 <= row <= plan.rows:
             raise ValueError(f"position {tuple(position)} is not one of this corpus: its window has {plan.rows} rows")
         while row < plan.rows:
             last = min(row + missing, plan.rows)
@@ -154,6 +193,9 @@ def _plans(
 ) -> Iterator[tuple[tuple[int, int], packing.Window]]:
     """All windows from `position` on; the next one is planned in the background while one is in use."""
     here = (position.epoch, position.window)
+    count = len(windows_of_epoch(corpus, config, split, seed, position.epoch)) if position.epoch >= 0 else 0
+    if not 0 <= position.window < count:
+        raise ValueError(f"position {tuple(position)} is not one of this corpus: its epoch has {count} windows")
     with concurrent.futures.ThreadPoolExecutor(1) as background:
         pending = background.submit(plan_window, corpus, config, split, seed, *here)
         while epochs is None or here[0] < epochs:
@@ -206,6 +248,11 @@ class _Shelf:
             self._drop_used()
             return plan
 
+    def clear(self) -> None:
+        with self._lock:
+            self._plans.clear()
+            self._waiting.clear()
+
     def _drop_used(self) -> None:
         for name in [n for n, count in self._waiting.items() if not count and n != self._newest]:
             del self._plans[name], self._waiting[name]
@@ -215,9 +262,9 @@ def _build(runs: list[_Run], corpus: Corpus, config: DataConfig, rows: int) -> d
     """Gathers and masks the rows of `runs`; fills up with empty ones to `rows`."""
     vocabulary = masking.Vocabulary(corpus.vocab_size, corpus.cls_id, corpus.sep_id, corpus.mask_id)
     parts = []
-    for window, first, last in runs:
+    for window, first, last in _cut(runs, max(1, _TOKENS_AT_ONCE // config.sequence_length)):
         keys = randomness.bits(window.mask_key, np.arange(first, last))
-        part = packing.assemble(window, int(first), int(last), config.sequence_length)
+        part = packing.assemble(window, first, last, config.sequence_length)
         parts.append(masking.mask_tokens(part, keys, vocabulary, config))
     present = sum(last - first for _, first, last in runs)
     if not parts:
@@ -227,15 +274,25 @@ def _build(runs: list[_Run], corpus: Corpus, config: DataConfig, rows: int) -> d
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def _cut(runs: list[_Run], rows: int) -> list[_Run]:
+    """The same rows, cut so that a run has at most `rows`."""
+    return [
+        (window, start, min(start + rows, int(last)))
+        for window, first, last in runs
+        for start in range(int(first), int(last), rows)
+    ]
+
+
 def _shapes(config: DataConfig) -> dict[str, tuple[int, type]]:
     """Width and type of each array of a batch, in the order in which they travel."""
     length, width = config.sequence_length, config.predictions_per_row
-    tokens = {name: (length, np.int32) for name in ("input_ids", "segment_ids", "sequence_ids", "position_ids")}
-    masks = {"masked_positions": (width, np.int32), "masked_ids": (width, np.int32), "masked_weights": (width, np.float32)}
-    pairs = {
-        "cls_positions": (1, np.int32), "next_sentence_labels": (1, np.int32), "next_sentence_weights": (1, np.float32),
+    tokens: dict[str, tuple[int, type]] = {
+        name: (length, np.int32) for name in ("input_ids", "segment_ids", "sequence_ids", "position_ids")
     }
-    return tokens | masks | pairs
+    masks = {name: (width, np.int32) for name in ("masked_positions", "masked_ids")}
+    pairs = {name: (1, np.int32) for name in ("cls_positions", "next_sentence_labels")}
+    weights = {"masked_weights": (width, np.float32), "next_sentence_weights": (1, np.float32)}
+    return tokens | masks | pairs | weights
 
 
 def _template(config: DataConfig) -> dict[str, np.ndarray]:

@@ -20,15 +20,15 @@ VOCAB_SIZE = 4_000  # small, so that each entry is seen often in the few minutes
 
 
 def commands(folder: str) -> list[list[str]]:
-    """The commands of the tour, as a user would type them."""
+    """The commands of the tour, as a user would type them. Taken again, it does not export what has been exported."""
     root = pathlib.Path(folder)
     corpus, run, export = (str(root / name) for name in (CORPUS, RUN, EXPORT))
-    return [
+    tour = [
         ["prepare", "python-docs", "--output", corpus, "--vocab-size", str(VOCAB_SIZE), "--validation-fraction", "0.05"],
         ["pretrain", "quickstart", "--corpus", corpus, "--workdir", run],
         ["fill-mask", run, *QUESTIONS],
-        ["export", run, export],
     ]
+    return tour if (root / EXPORT).exists() else [*tour, ["export", run, export]]
 
 
 def corpus_folder(folder: str) -> str:
@@ -48,7 +48,7 @@ def show_what_it_learnt(folder: str, unigram_entropy: float) -> None:
     majority = max(last["nsp_random"], 1 - last["nsp_random"])
     table = Table(title=f"On held-out text, after {last['step']:,} steps")
     for heading in ("", "this model", "without learning", ""):
-        table.add_column(heading, justify="right" if "l" in heading else "left")
+        table.add_column(heading, justify="right" if heading else "left")
     table.add_row(
         "masked words, loss in nats", f"{last['mlm_loss']:.2f}", f"{unigram_entropy:.2f}",
         "unigram entropy: the best guess from frequencies alone",
