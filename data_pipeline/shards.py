@@ -10,7 +10,7 @@ from data_pipeline.config import PrepareConfig
 from data_pipeline.corpus import Document, read_documents
 from data_pipeline.sentences import sentence_splitter
 from data_pipeline.sources import Range
-from data_pipeline.store import SPLITS, Documents, ShardWriter, shard_name, token_dtype, write_json
+from data_pipeline.store import SPLITS, Documents, ShardWriter, join, shard_name, token_dtype, write_json
 from data_pipeline.tokenizer import Tokenizer
 
 # Characters encoded at once: enough to repay a call, few enough to stay in the processor's cache and in memory.
@@ -69,11 +69,11 @@ def _fill(
             _count(record["counts"][split], documents, chunk, texts, chosen, tokenizer.unknown_id)
             waiting[split].append(documents)
             if sum(len(each.tokens) for each in waiting[split]) >= _ROW_GROUP_TOKENS:
-                writers[split].append(_join(waiting[split]))
+                writers[split].append(join(waiting[split]))
                 waiting[split] = []
     for split, parts in waiting.items():
         if parts:
-            writers[split].append(_join(parts))
+            writers[split].append(join(parts))
     return record
 
 
@@ -131,14 +131,6 @@ def _select(kept: _Kept, chosen: np.ndarray) -> Documents:
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-
-
-def _join(parts: list[Documents]) -> Documents:
-    return Documents(
-        np.concatenate([part.tokens for part in parts]),
-        _offsets(np.concatenate([np.diff(part.sentence_offsets) for part in parts])),
-        _offsets(np.concatenate([np.diff(part.document_offsets) for part in parts])),
-    )
 
 
 def _count(

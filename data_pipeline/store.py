@@ -31,6 +31,17 @@ class Documents(NamedTuple):
     document_offsets: np.ndarray  # [M + 1] int64
 
 
+def join(parts: list[Documents]) -> Documents:
+    """One run of documents after another."""
+
+    def offsets(name: str) -> np.ndarray:
+        lengths = np.concatenate([np.diff(getattr(part, name)) for part in parts])
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+    tokens = np.concatenate([part.tokens for part in parts])
+    return Documents(tokens, offsets("sentence_offsets"), offsets("document_offsets"))
+
+
 class Block(NamedTuple):
     """One row group of one shard: what is read at once."""
 

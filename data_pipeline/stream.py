@@ -19,7 +19,7 @@ import numpy as np
 
 from data_pipeline import masking, packing, pairing, randomness
 from data_pipeline.config import DataConfig
-from data_pipeline.store import Block, Corpus, Documents, read_block
+from data_pipeline.store import Block, Corpus, join, read_block
 
 _ORDER, _PAIRING, _ROWS, _MASKING = range(4)
 _TOKENS_AT_ONCE = 1 << 15  # larger arrays are fresh memory from the system each time, at twice the cost
@@ -138,7 +138,7 @@ def plan_window(
             "between documents and prepare again, or hold out another share with --validation-fraction"
         )
     blocks = windows_of_epoch(corpus, config, split, seed, epoch)[window]
-    documents = _join([read_block(corpus, block) for block in blocks])
+    documents = join([read_block(corpus, block) for block in blocks])
     sequences = pairing.next_sentence_pairs(documents, config, randomness.key(seed, epoch, window, _PAIRING))
     order, row_offsets = packing.one_sequence_per_row(
         len(sequences.a_start), randomness.key(seed, epoch, window, _ROWS)
@@ -150,16 +150,6 @@ def plan_window(
         order=order,
         row_offsets=row_offsets,
         mask_key=randomness.key(seed, epoch, window, _MASKING),
-    )
-
-
-def _join(parts: list[Documents]) -> Documents:
-    tokens = np.cumsum([0] + [len(part.tokens) for part in parts])
-    sentences = np.cumsum([0] + [len(part.sentence_offsets) - 1 for part in parts])
-    return Documents(
-        np.concatenate([part.tokens for part in parts]),
-        np.concatenate([[0], *(part.sentence_offsets[1:] + before for part, before in zip(parts, tokens))]),
-        np.concatenate([[0], *(part.document_offsets[1:] + before for part, before in zip(parts, sentences))]),
     )
 
 

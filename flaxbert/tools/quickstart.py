@@ -24,7 +24,7 @@ def commands(folder: str) -> list[list[str]]:
     root = pathlib.Path(folder)
     corpus, run, export = (str(root / name) for name in (CORPUS, RUN, EXPORT))
     tour = [
-        ["prepare", "python-docs", "--output", corpus, "--vocab-size", str(VOCAB_SIZE), "--validation-fraction", "0.05"],
+        ["prepare", "python-docs", "--output", corpus, "--vocab-size", str(VOCAB_SIZE), "--validation-fraction=0.05"],
         ["pretrain", "quickstart", "--corpus", corpus, "--workdir", run],
         ["fill-mask", run, *QUESTIONS],
     ]
@@ -54,7 +54,8 @@ def show_what_it_learnt(folder: str, unigram_entropy: float) -> None:
         "unigram entropy: the best guess from frequencies alone",
     )  # fmt: skip
     table.add_row("masked words, accuracy", f"{last['mlm_accuracy']:.1%}", "", "")
-    table.add_row("next sentence, accuracy", f"{last['nsp_accuracy']:.1%}", f"{majority:.1%}", "always the commoner label")
+    nsp = f"{last['nsp_accuracy']:.1%}"
+    table.add_row("next sentence, accuracy", nsp, f"{majority:.1%}", "always the commoner label")
     Console().print(table)
 
 
