@@ -16,7 +16,7 @@ QUESTIONS = (
     "if the file does not [MASK], an error is raised.",
 )  # what a Python programmer can judge
 
-VOCAB_SIZE = 4_000  # small, so that each entry is seen often in the few minutes of the tour
+VOCAB_SIZE = 2_000  # small, so that each entry is seen often in the few minutes of the tour
 
 
 def commands(folder: str) -> list[list[str]]:
