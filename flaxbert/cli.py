@@ -94,10 +94,11 @@ def pretrain(arguments: Pretrain) -> int:
     corpus = open_corpus(arguments.corpus)
     experiment = with_vocabulary(arguments.settings, corpus.vocab_size)
     _describe(corpus, experiment)
+
+    from flaxbert.training.loop import check_devices, train
+
+    check_devices(experiment)
     begin_or_resume(arguments.workdir, experiment, _corpus_facts(corpus), str(pathlib.Path(corpus.path) / "tokenizer"))
-
-    from flaxbert.training.loop import train
-
     return STOPPED if train(experiment, arguments.workdir, _streams(corpus, experiment)).stopped else DONE
 
 
@@ -176,7 +177,7 @@ def load_experiment(name: str) -> Experiment:
         if not pathlib.Path(name).is_file():
             raise ValueError(f"no such experiment file: {name}")
         found = runpy.run_path(name).get("EXPERIMENT")
-    elif importlib.util.find_spec(f"experiments.{name}") is None:
+    elif not name.isidentifier() or importlib.util.find_spec(f"experiments.{name}") is None:
         folder = pathlib.Path(importlib.import_module("experiments").__path__[0])
         known = ", ".join(sorted(path.stem for path in folder.glob("[!_]*.py")))
         raise ValueError(f"no experiment is named {name!r}; there are {known}, or give the path of a .py file")
@@ -190,14 +191,17 @@ def load_experiment(name: str) -> Experiment:
 def _usage() -> str:
     lines = ["usage: flaxbert COMMAND ...", ""]
     lines += [f"  {name:11} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
-    return "\n".join([*lines, "", "flaxbert COMMAND --help lists a command's flags; --traceback shows where an error arose."])
+    last = "flaxbert COMMAND --help lists a command's flags; --traceback shows where an error arose."
+    return "\n".join([*lines, "", last])
 
 
 def _parse(kind: Any, name: str, argv: list[str]) -> Any:
     """Flags → the command's dataclass. tyro's page about a mistake becomes the one sentence at its head."""
-    default = {}
-    if kind is Pretrain and argv and not argv[0].startswith("-"):
+    default: dict[str, Any] = {}
+    if kind is Pretrain and argv and argv[0] not in ("-h", "--help"):
         # The experiment's values are the defaults of the flags that follow it.
+        if argv[0].startswith("-"):
+            raise ValueError(f"found {argv[0]} before the EXPERIMENT: flaxbert pretrain EXPERIMENT {argv[0]} ...")
         default = {"default": Pretrain(argv[0], tyro.MISSING, tyro.MISSING, load_experiment(argv[0]))}
     page = io.StringIO()
     try:
@@ -216,7 +220,7 @@ def _head_of(page: str) -> str:
     lines = [line.strip("│ ") for line in page.splitlines() if line.startswith("│")]
     parts = [part.strip() for part in re.split(r"─{5,}", "\n".join(lines))]
     if parts[0].startswith("Missing from"):
-        return "missing " + ", ".join(re.findall(r"^\s*(--\S+|[A-Z.]{3,}(?= ))", parts[0].partition(":")[2], re.MULTILINE))
+        return "missing " + ", ".join(re.findall(r"^\s*(--\S+|[A-Z.]{3,}$)", parts[0].partition(":")[2], re.MULTILINE))
     head = re.sub(r"^Error parsing settings\.\w+: ", "", " ".join(parts[0].split()))
     meant = re.search(r"(?:Perhaps you meant:|similar to \S+:)\s+(--\S+)", page.replace("│", ""))
     return head + (f" (did you mean {meant.group(1)}?)" if meant else "")
@@ -288,7 +292,8 @@ def _streams(corpus: Any, experiment: Experiment) -> Any:
     from data_pipeline.stream import Position, batches
     from flaxbert.training.loop import Streams
 
-    shared = dict(batch_size=experiment.train.batch_size, host_index=jax.process_index(), host_count=jax.process_count())
+    hosts = dict(host_index=jax.process_index(), host_count=jax.process_count())
+    shared = dict(batch_size=experiment.train.batch_size, **hosts)
 
     def train(position: dict[str, int] | None) -> Iterator[Any]:
         start = Position(**(position or {}))

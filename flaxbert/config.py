@@ -182,7 +182,7 @@ def with_vocabulary(experiment: Experiment, vocab_size: int) -> Experiment:
     """The experiment with its vocabulary size filled in from a tokenizer, or checked against it."""
     stated = experiment.model.vocab_size
     if stated is not None and stated != vocab_size:
-        raise ValueError(f"model.vocab_size {stated} differs from the corpus's tokenizer, which has {vocab_size} entries")
+        raise ValueError(f"model.vocab_size {stated} differs from that of the corpus's tokenizer, {vocab_size}")
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=vocab_size))
 
 

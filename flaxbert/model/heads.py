@@ -32,6 +32,7 @@ class MaskedLanguageModelHead(nn.Module):
         x = layer_norm(cfg, name="norm")(activation(cfg, dense(cfg, cfg.hidden_size, self.dtype, "transform")(x)))
         bias = self.param("bias", nn.initializers.zeros_init(), (cfg.padded_vocab_size,), jnp.float32)
         # The padding is ruled out in the bias: a mask over the logits would be one more pass over [B, P, V] each way.
+        assert cfg.vocab_size is not None, "padded_vocab_size would have raised"
         real = jnp.arange(cfg.padded_vocab_size) < cfg.vocab_size
         bias = jnp.where(real, bias, jnp.finfo(jnp.float32).min)
         logits = jnp.einsum(

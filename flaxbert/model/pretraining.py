@@ -50,7 +50,7 @@ class BertForPreTraining(nn.Module):
 def zero_batch(config: ModelConfig, rows: int = 1, length: int = 8) -> dict[str, jax.Array]:
     """The smallest batch that the model accepts, for shapes and for initialisation."""
     tokens = {name: jnp.zeros((rows, length), jnp.int32) for name in _TOKEN_ARRAYS}
-    return tokens | {"masked_positions": jnp.zeros((rows, 1), jnp.int32), "cls_positions": jnp.zeros((rows, 1), jnp.int32)}
+    return tokens | {name: jnp.zeros((rows, 1), jnp.int32) for name in ("masked_positions", "cls_positions")}
 
 
 _TOKEN_ARRAYS = ("input_ids", "segment_ids", "sequence_ids", "position_ids")

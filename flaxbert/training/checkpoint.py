@@ -1,17 +1,17 @@
 """Checkpoints by Orbax: state, stream position and settings as one atomic item, written in the background."""
 
 import contextlib
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_manager import CheckpointManager as Manager
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from flaxbert.training.step import TrainState
-
-Manager = ocp.CheckpointManager
 
 
 @contextlib.contextmanager
@@ -20,14 +20,16 @@ def open_checkpoints(workdir: str, keep: int) -> Iterator[Manager]:
 
     On leaving, waits for the save that is under way; an error of it is raised there or by the next save.
     """
-    lowest = BestN(get_metric_fn=lambda m: m["loss"], reverse=True, n=1, keep_checkpoints_without_metrics=False)
+    lowest = BestN(get_metric_fn=_held_out_loss, reverse=True, n=1)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy([LatestN(keep), lowest]),
+        best_fn=_held_out_loss,  # without it metrics are not written, and the best is forgotten with the process
+        best_mode="min",
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
     )
     folder = pathlib.Path(workdir).absolute() / "checkpoints"
-    with ocp.CheckpointManager(folder, options=options) as manager:
+    with Manager(folder, options=options) as manager:
         yield manager
 
 
@@ -43,9 +45,15 @@ def save(
             position=ocp.args.JsonSave(position),
             config=ocp.args.JsonSave(config),
         ),
-        metrics=held_out,
+        metrics=held_out or {},
         force=True,
     )
+
+
+def _held_out_loss(metrics: dict[str, float]) -> float:
+    """Where nothing was evaluated, or the loss is no number, the worst there is."""
+    loss = metrics.get("loss", math.inf)
+    return math.inf if math.isnan(loss) else loss
 
 
 def restore(manager: Manager, abstract: TrainState) -> tuple[TrainState, dict[str, int]] | None:

@@ -58,6 +58,13 @@ class _Interval:
         self.began += time.perf_counter() - left
 
 
+def check_devices(experiment: Experiment) -> None:
+    """Raises ValueError where the devices found cannot carry the experiment: its mesh, its batch, its sizes."""
+    mesh = make_mesh(experiment.mesh)
+    with jax.set_mesh(mesh):
+        build_functions(experiment, mesh)
+
+
 def train(experiment: Experiment, workdir: str, streams: Streams) -> Outcome:
     """Trains from the newest checkpoint of `workdir` (or from the start) to the last step or a signal."""
     mesh = make_mesh(experiment.mesh)
@@ -116,6 +123,7 @@ def _loop(
                 saved = step
     if step != saved and position is not None:
         _save(manager, experiment, state, position, None)
+    manager.wait_until_finished()
     if step < config.steps:
         report.say(f"stopped at step {step:,} with its work saved: the same command goes on from here")
     return Outcome(step, step < config.steps)

@@ -20,7 +20,7 @@ Schedule = Callable[[Any], jax.Array]
 class AdamState(NamedTuple):
     """Updates so far and the two moments, float32, shaped as the parameters."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # a tuple has a method of that name
     m: Any
     v: Any
 

@@ -92,10 +92,12 @@ def _copy_tokenizer(folder: pathlib.Path, tokenizer_folder: str, fingerprint: st
     found = tokenizers.load(tokenizer_folder).fingerprint
     if found != fingerprint:
         raise ValueError(
-            f"{tokenizer_folder} is not the corpus's tokenizer: its fingerprint is {found[:12]}, expected {fingerprint[:12]}"
+            f"{tokenizer_folder} is not the corpus's tokenizer: its fingerprint is {found[:12]}, "
+            f"expected {fingerprint[:12]}"
         )
     target = folder / "tokenizer"
-    strange = [path.name for path in folder.iterdir() if path != target] if folder.exists() else []
+    own = (target.name, ".config.json.tmp")  # left by a launch that was killed here
+    strange = [path.name for path in folder.iterdir() if path.name not in own] if folder.exists() else []
     if strange:
         raise ValueError(f"{folder} is not empty and not a run's directory: it holds {strange[0]}")
     folder.mkdir(parents=True, exist_ok=True)

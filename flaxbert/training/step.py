@@ -29,8 +29,8 @@ class Functions(NamedTuple):
     """The compiled functions of a run; every one takes and gives arrays laid out for its mesh."""
 
     init: Callable[[], TrainState]
-    train: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, jax.Array]]
-    """One update; the state given is consumed. The second result is the loss."""
+    train: jax.stages.Wrapped
+    """(state, batch) → (state, loss): one update; the state given is consumed."""
     evaluate: Callable[[Any, Sums, dict[str, jax.Array]], Sums]
     """Adds the sums of one batch."""
     zero_sums: Callable[[], Sums]
@@ -66,7 +66,7 @@ def train_step(
 
     (loss, sums), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-    sums = sums | {"gradient_norm": optax.global_norm(gradients), "steps": jnp.ones((), jnp.float32)}
+    sums = sums | {"gradient_norm": optax.tree.norm(gradients), "steps": jnp.ones((), jnp.float32)}
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, optimizer_state, jax.tree.map(jnp.add, state.sums, sums)), loss
 
@@ -97,7 +97,7 @@ def build_functions(experiment: Experiment, mesh: Mesh) -> Functions:
         return eval_step(experiment, params, sums, batch)
 
     def put(batch: dict[str, Any]) -> dict[str, jax.Array]:
-        return {name: jax.make_array_from_process_local_data(rows_sharding, rows) for name, rows in batch.items()}
+        return {name: jax.make_array_from_process_local_data(rows_sharding, x) for name, x in batch.items()}
 
     return Functions(
         init=jax.jit(lambda: init_state(experiment, init_key), out_shardings=placed),

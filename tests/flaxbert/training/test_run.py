@@ -1,0 +1,201 @@
+"""A run's directory goes on with the run that it holds, and with no other."""
+
+import dataclasses
+import json
+
+import pytest
+
+from data_pipeline import tokenizer_training
+from flaxbert.config import Experiment, from_dict
+from flaxbert.training import run
+from flaxbert.training.run import MAY_CHANGE, begin_or_resume, read_run
+
+SENTENCES = ["the quick brown fox jumps over the lazy dog", "a function takes arguments and returns a value"] * 5
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
+    trained = tokenizer_training.train("wordpiece", SENTENCES, 60, lowercase=True)
+    trained.save(folder)
+    return str(folder), trained.fingerprint
+
+
+@pytest.fixture(scope="module")
+def corpus(tokenizer):
+    return {"path": "/corpora/tales", "fingerprint": "c0ffee", "tokenizer_fingerprint": tokenizer[1]}
+
+
+@pytest.fixture
+def begun(tmp_path, experiment, corpus, tokenizer):
+    begin_or_resume(str(tmp_path / "run"), experiment, corpus, tokenizer[0])
+    return tmp_path / "run"
+
+
+def snapshot(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def fields(config, prefix=""):
+    """`train.steps` and so on, each with its value."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, f"{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value
+
+
+def with_field(experiment, name, value):
+    values = dataclasses.asdict(experiment)
+    section, field = name.split(".")
+    values[section][field] = value
+    return from_dict(Experiment, values)
+
+
+# A value that each kind of setting may take and that no setting of the test's experiment has.
+OTHERS = {
+    "model.vocab_size": 91, "model.hidden_size": 32, "model.num_layers": 3, "model.num_heads": 4,
+    "model.feed_forward_size": 48, "model.max_length": 20, "model.segment_types": 3, "model.dropout": 0.2,
+    "model.attention_dropout": 0.3, "model.activation": "gelu", "model.initializer_range": 0.01,
+    "model.layer_norm_epsilon": 1e-6, "data.sequence_length": 12, "data.pairing": "other",
+    "data.short_sequence_probability": 0.5, "data.mask_rate": 0.3, "data.max_predictions": 5, "data.window_tokens": 999,
+    "data.workers": 3, "data.read_ahead": 4, "optimizer.learning_rate": 0.5, "optimizer.warmup_steps": 1,
+    "optimizer.weight_decay": 0.5, "optimizer.b1": 0.5, "optimizer.b2": 0.5, "optimizer.epsilon": 0.5,
+    "optimizer.clip_norm": 0.5, "mesh.data": 4, "mesh.fsdp": 4, "mesh.tensor": 4, "train.steps": 99,
+    "train.batch_size": 16, "train.seed": 5, "train.compute_dtype": "bfloat16", "train.log_every": 7,
+    "train.eval_every": 7, "train.eval_batches": 7, "train.checkpoint_every": 7, "train.keep_checkpoints": 7,
+}  # fmt: skip
+
+
+def test_only_length_rhythm_and_machine_may_change():
+    """What a batch, an update or a parameter depends on may not, but for the curve that follows `train.steps`."""
+    assert set(MAY_CHANGE) == {
+        "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.checkpoint_every",
+        "train.keep_checkpoints", "data.workers", "data.read_ahead", "mesh.data", "mesh.fsdp", "mesh.tensor",
+    }  # fmt: skip
+
+
+def test_every_setting_has_another_value_to_try(experiment):
+    """A new setting enters here: may it change in a run that has begun?"""
+    assert {name for name, _ in fields(experiment)} == OTHERS.keys()
+    assert all(OTHERS[name] != value for name, value in fields(experiment))
+
+
+def test_what_a_run_is_made_of_is_recorded(begun, experiment, corpus, tokenizer):
+    recorded = json.loads((begun / "config.json").read_text())
+    assert from_dict(Experiment, recorded["experiment"]) == experiment
+    assert recorded["corpus"] == corpus
+    assert recorded["format_version"] == 1
+    assert {"flaxbert", "jax", "flax", "optax", "orbax-checkpoint"} <= recorded["versions"].keys()
+    assert read_run(str(begun)).experiment == experiment
+    assert {path.name for path in begun.iterdir()} == {"config.json", "tokenizer"}
+    assert (begun / "tokenizer" / "vocab.txt").read_bytes() == open(f"{tokenizer[0]}/vocab.txt", "rb").read()
+
+
+def test_the_same_command_again_changes_nothing(begun, experiment, corpus, tokenizer):
+    before = snapshot(begun)
+    assert begin_or_resume(str(begun), experiment, corpus, tokenizer[0]) == read_run(str(begun))
+    assert snapshot(begun) == before
+
+
+@pytest.mark.parametrize("name", [name for name in OTHERS if name not in MAY_CHANGE])
+def test_a_setting_that_may_not_change_is_refused_with_both_values(begun, experiment, corpus, tokenizer, name):
+    before, old = snapshot(begun), dict(fields(experiment))[name]
+    with pytest.raises(ValueError) as refusal:
+        begin_or_resume(str(begun), with_field(experiment, name, OTHERS[name]), corpus, tokenizer[0])
+    assert f"{name} was {old} and is now {OTHERS[name]}" in str(refusal.value)
+    assert str(begun) in str(refusal.value)
+    assert snapshot(begun) == before
+
+
+@pytest.mark.parametrize("name", MAY_CHANGE)
+def test_a_setting_that_may_change_is_recorded_anew(begun, experiment, corpus, tokenizer, name):
+    changed = with_field(experiment, name, OTHERS[name])
+    assert begin_or_resume(str(begun), changed, corpus, tokenizer[0]).experiment == changed
+    assert read_run(str(begun)).experiment == changed
+    assert not list(begun.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["fingerprint", "tokenizer_fingerprint"])
+def test_another_corpus_or_tokenizer_is_refused(begun, experiment, corpus, tokenizer, name):
+    before = snapshot(begun)
+    with pytest.raises(ValueError, match=f"corpus.{name} was {corpus[name]} and is now other"):
+        begin_or_resume(str(begun), experiment, corpus | {name: "other"}, tokenizer[0])
+    assert snapshot(begun) == before
+
+
+def test_a_corpus_that_has_moved_is_the_same_corpus(begun, experiment, corpus, tokenizer):
+    begin_or_resume(str(begun), experiment, corpus | {"path": "/elsewhere"}, tokenizer[0])
+
+
+def test_a_tokenizer_that_is_not_the_corpuss_is_refused_and_nothing_written(tmp_path, experiment, corpus, tokenizer):
+    with pytest.raises(ValueError, match="is not the corpus's tokenizer"):
+        begin_or_resume(str(tmp_path / "run"), experiment, corpus | {"tokenizer_fingerprint": "0" * 64}, tokenizer[0])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_foreign_directory_is_refused_and_left_as_it_was(tmp_path, experiment, corpus, tokenizer):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="is not empty and not a run's directory: it holds thesis.txt"):
+        begin_or_resume(str(tmp_path), experiment, corpus, tokenizer[0])
+    assert snapshot(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_an_empty_directory_is_taken(tmp_path, experiment, corpus, tokenizer):
+    begin_or_resume(str(tmp_path), experiment, corpus, tokenizer[0])
+    assert (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("moment", ["copytree", "_write_atomically"])
+def test_a_launch_killed_while_it_made_the_directory_can_be_repeated(
+    tmp_path, experiment, corpus, tokenizer, monkeypatch, moment
+):
+    """What was half done is done again: a copied tokenizer, a settings file under its temporary name."""
+
+    def killed(*arguments, **named):
+        if moment == "copytree":
+            (tmp_path / "tokenizer").mkdir()
+            (tmp_path / "tokenizer" / "vocab.txt").write_text("half a vocab")
+        else:
+            (tmp_path / ".config.json.tmp").write_text('{"experi')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run.shutil if moment == "copytree" else run, moment, killed)
+        begin_or_resume(str(tmp_path), experiment, corpus, tokenizer[0])
+    begin_or_resume(str(tmp_path), experiment, corpus, tokenizer[0])
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "tokenizer"}
+    assert snapshot(tmp_path)["tokenizer/vocab.txt"] == open(f"{tokenizer[0]}/vocab.txt", "rb").read()
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", "damaged"), (b'{"experiment": {', "damaged"), (b"\xff\xfe\x00", "damaged"), (b"\x00" * 300, "damaged"),
+    (b'{"model_type": "bert"}', "no field 'experiment'"), (b"[]", "is not a run's"), (b"3", "is not a run's"),
+    (b'{"experiment": {}, "format_version": 2}', "format version 2, expected 1"),
+    (b'{"experiment": {}}', "format version None, expected 1"),
+    (b'{"experiment": 3, "corpus": {}, "versions": {}, "git_revision": null, "format_version": 1}', "another version"),
+    (b'{"experiment": {}, "corpus": {}, "versions": {}, "git_revision": null, "format_version": 1}', "another version"),
+    (b'{"experiment": {}, "format_version": 1}', "another version"),
+])  # fmt: skip
+def test_a_config_json_that_is_not_ours_is_refused_and_left(begun, experiment, corpus, tokenizer, content, words):
+    (begun / "config.json").write_bytes(content)
+    before = snapshot(begun)
+    for attempt, arguments in ((read_run, ()), (begin_or_resume, (experiment, corpus, tokenizer[0]))):
+        with pytest.raises(ValueError) as refusal:
+            attempt(str(begun), *arguments)
+        assert str(begun / "config.json") in str(refusal.value) and words in str(refusal.value)
+    assert snapshot(begun) == before
+
+
+def test_settings_of_another_version_are_named(begun):
+    values = json.loads((begun / "config.json").read_text())
+    values["experiment"]["model"]["rotary"] = True
+    (begun / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="another version of flaxbert: ModelConfig: unknown fields .'rotary'."):
+        read_run(str(begun))
+
+
+def test_a_directory_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match="is not a run's directory: it has no config.json"):
+        read_run(str(tmp_path))
