@@ -136,3 +136,7 @@ def _truncate(pairs: Sequences, max_tokens: int, start: np.ndarray, draws: _Draw
         b_start=pairs.b_start + randomness.coin_flips(draws.front_b, start, b_cut),
         b_length=pairs.b_length - b_cut,
     )
+
+
+# What `data.pairing` names: each draws one pass over a window's documents.
+PAIRINGS = {"nsp": next_sentence_pairs}

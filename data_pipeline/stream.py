@@ -139,7 +139,7 @@ def plan_window(
         )
     blocks = windows_of_epoch(corpus, config, split, seed, epoch)[window]
     documents = join([read_block(corpus, block) for block in blocks])
-    sequences = pairing.next_sentence_pairs(documents, config, randomness.key(seed, epoch, window, _PAIRING))
+    sequences = pairing.PAIRINGS[config.pairing](documents, config, randomness.key(seed, epoch, window, _PAIRING))
     order, row_offsets = packing.one_sequence_per_row(
         len(sequences.a_start), randomness.key(seed, epoch, window, _ROWS)
     )
