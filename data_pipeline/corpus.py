@@ -145,7 +145,7 @@ def _decode(raw: bytes, path: str, offset: int, errors: str) -> tuple[str, int]:
         if errors == "strict":
             raise ValueError(
                 f"{path} is not UTF-8 at byte {offset + error.start}: found 0x{raw[error.start]:02x}; "
-                "encoding_errors = replace goes on with U+FFFD in its place"
+                "--encoding-errors replace goes on with U+FFFD in its place"
             ) from None
     text = raw.decode("utf-8", "replace")
     return text, text.count("\ufffd") - raw.count(b"\xef\xbf\xbd")
@@ -195,7 +195,7 @@ def _without_surrogates(text: str, lines: _Lines, errors: str) -> tuple[str, int
         if errors == "strict":
             raise ValueError(
                 f"{lines.path}, line {lines.number()} has half a surrogate pair (\\u{ord(text[error.start]):04x}), "
-                "which is no text; encoding_errors = replace goes on with U+FFFD in its place"
+                "which is no text; --encoding-errors replace goes on with U+FFFD in its place"
             ) from None
     lone = sum("\ud800" <= character <= "\udfff" for character in text)
     return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text), lone

@@ -59,7 +59,7 @@ def prepare(
         raise ValueError(f"workers {workers} is not positive")
     folder, created = Path(output), not Path(output).exists()
     sources = _sources(inputs, folder)
-    plan = _plan(config, sources)
+    plan = _plan(config, sources, folder)
     if (folder / MANIFEST).exists():
         manifest = _finished(folder, plan)
         summary = Summary(folder, manifest, time.monotonic() - begin, 0.0, True)
@@ -92,7 +92,7 @@ def _sources(inputs: list[str], folder: Path) -> list[Source]:
     return list(unique.values())
 
 
-def _plan(config: PrepareConfig, sources: list[Source]) -> _Plan:
+def _plan(config: PrepareConfig, sources: list[Source], folder: Path) -> _Plan:
     settings, tokenizer = dataclasses.asdict(config), None
     if config.tokenizer not in ("sentencepiece", "wordpiece"):
         tokenizer = load(config.tokenizer, config.lowercase)
@@ -101,12 +101,12 @@ def _plan(config: PrepareConfig, sources: list[Source]) -> _Plan:
             "vocab_size": tokenizer.vocab_size,
             "lowercase": tokenizer.lowercase,
         }
-    return _Plan(settings, [_source_record(source) for source in sources], tokenizer)
+    return _Plan(settings, [_source_record(source, folder) for source in sources], tokenizer)
 
 
-def _source_record(source: Source) -> dict[str, Any]:
+def _source_record(source: Source, folder: Path) -> dict[str, Any]:
     """By name, size and time of change: reading terabytes to learn that nothing changed would not do."""
-    if Path(source.path).name == python_docs.FILE:
+    if source.path == str(folder / python_docs.FILE):
         return {"name": python_docs.NAME, "packages": python_docs.versions()}
     return {"name": Path(source.path).name, "bytes": source.size, "modified": source.modified}
 
@@ -114,22 +114,25 @@ def _source_record(source: Source) -> dict[str, Any]:
 def _finished(folder: Path, plan: _Plan) -> dict[str, Any]:
     """The manifest of a finished corpus, if it is the one that is asked for."""
     manifest = open_corpus(folder).manifest
+    _check_same(f"{folder} holds a corpus", manifest, plan)
+    return manifest
+
+
+def _check_same(holds: str, recorded: dict[str, Any], plan: _Plan) -> None:
+    """Raises ValueError naming the first setting or source in which a corpus differs from what is asked for."""
+    remedy = "choose another output folder, or delete this one"
     for field, expected in plan.settings.items():
-        found = manifest["settings"].get(field)
+        found = recorded["settings"].get(field)
         if found != expected:
-            raise ValueError(
-                f"{folder} holds a corpus prepared with {field} = {found!r}, asked for is {expected!r}: "
-                "choose another output folder, or delete this one"
-            )
-    found_files = manifest["source"]["files"]
+            raise ValueError(f"{holds} prepared with {field} = {found!r}, asked for is {expected!r}: {remedy}")
+    found_files = recorded["source"]["files"]
     if found_files != plan.files:
         pairs = zip([*found_files, None], [*plan.files, None])
         found, expected = next(pair for pair in pairs if pair[0] != pair[1])
         raise ValueError(
-            f"{folder} holds a corpus prepared from other sources: found {_describe(found)}, "
-            f"asked for is {_describe(expected)}; choose another output folder, or delete this one"
+            f"{holds} prepared from other sources: found {_describe(found)}, asked for is {_describe(expected)}: "
+            f"{remedy}"
         )
-    return manifest
 
 
 def _describe(file: dict[str, Any] | None) -> str:
@@ -137,14 +140,16 @@ def _describe(file: dict[str, Any] | None) -> str:
 
 
 def _open_work_folder(folder: Path, plan: _Plan) -> None:
-    """Makes the folder ready: new, or left unfinished by the same command, or by another one and then emptied."""
+    """Makes the folder ready: new, or left unfinished by the same command. Another command's work is not touched."""
     work = folder / _WORK
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output {folder} is a file: expected a folder, or nothing")
     if folder.is_dir() and any(folder.iterdir()) and not work.is_dir():
         raise ValueError(f"output folder {folder} is not empty and holds no prepared corpus: choose another one")
     state = plan.state()
-    if work.is_dir() and _read_json(work / _STATE) != state:
+    if work.is_dir() and (recorded := _read_json(work / _STATE)) != state:
+        if isinstance(recorded, dict) and {"settings", "source"} <= recorded.keys():
+            _check_same(f"{folder} holds an unfinished corpus", recorded, plan)
         _clear(folder)
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -154,7 +159,7 @@ def _open_work_folder(folder: Path, plan: _Plan) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Removes what an unfinished run of other settings left; nothing else is touched."""
+    """Removes what an unfinished run left that can no longer say what it was; nothing else is touched."""
     for name in (_WORK, TOKENIZER_FOLDER):
         shutil.rmtree(folder / name, ignore_errors=True)
     shards = [path for split in SPLITS for path in folder.glob(f"{split}-?????-of-?????.parquet")]

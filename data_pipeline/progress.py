@@ -103,7 +103,7 @@ def warnings(manifest: dict[str, Any]) -> list[str]:
     if counts["validation"]["documents"] < 2:
         found.append(
             f"{counts['validation']['documents']} held-out document(s): evaluation needs 2; "
-            "raise validation_fraction or add documents"
+            "raise --validation-fraction or add documents"
         )
     if manifest["replaced"]:
         found.append(f"{manifest['replaced']:,} invalid bytes or surrogates were replaced by U+FFFD")

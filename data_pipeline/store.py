@@ -255,12 +255,13 @@ def read_block(corpus: Corpus, block: Block) -> Documents:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             column = file.read_row_group(block.row_group, use_threads=False).column(_COLUMN)
+        rows = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        documents = _flat(rows)
     except FileNotFoundError:
         raise ValueError(f"shard {path} is missing") from None
-    except (OSError, IndexError, pa.ArrowException) as error:
+    except (OSError, LookupError, AttributeError, TypeError, ValueError, pa.ArrowException) as error:
+        # The footer has no checksum: a flipped bit in it may rename the column or change its type.
         raise ValueError(f"shard {path} is damaged in row group {block.row_group}: {error}") from None
-    rows = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    documents = _flat(rows)
     found = (len(documents.document_offsets) - 1, len(documents.sentence_offsets) - 1, len(documents.tokens))
     if found != block[2:]:
         raise ValueError(f"shard {path} was altered: row group {block.row_group} holds {found}, expected {block[2:]}")

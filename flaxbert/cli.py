@@ -176,7 +176,10 @@ def load_experiment(name: str) -> Experiment:
     if name.endswith(".py") or os.sep in name:
         if not pathlib.Path(name).is_file():
             raise ValueError(f"no such experiment file: {name}")
-        found = runpy.run_path(name).get("EXPERIMENT")
+        try:
+            found = runpy.run_path(name).get("EXPERIMENT")
+        except Exception as error:  # whatever a user's file may raise
+            raise ValueError(f"experiment file {name} cannot be run: {type(error).__name__}: {error}") from error
     elif not name.isidentifier() or importlib.util.find_spec(f"experiments.{name}") is None:
         folder = pathlib.Path(importlib.import_module("experiments").__path__[0])
         known = ", ".join(sorted(path.stem for path in folder.glob("[!_]*.py")))

@@ -61,12 +61,11 @@ def restore(manager: Manager, abstract: TrainState) -> tuple[TrainState, dict[st
     step = manager.latest_step()
     if step is None:
         return None
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract._asdict()), position=ocp.args.JsonRestore()
-        ),
+    arguments = ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract._asdict()), position=ocp.args.JsonRestore()
     )
+    with _damage_named(pathlib.Path(manager.directory) / str(step)):
+        restored = manager.restore(step, args=arguments)
     return TrainState(**restored["state"]), restored["position"]
 
 
@@ -80,7 +79,7 @@ def restore_params(workdir: str, step: int | None = None) -> tuple[Any, int]:
         raise ValueError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, found))}")
     step = found[-1] if step is None else step
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with ocp.Checkpointer(_handlers()) as reader:
+    with _damage_named(folder / str(step)), ocp.Checkpointer(_handlers()) as reader:
         shapes = reader.metadata(folder / str(step)).item_metadata["state"].tree["params"]
         wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
         arguments = ocp.args.PyTreeRestore(
@@ -90,6 +89,16 @@ def restore_params(workdir: str, step: int | None = None) -> tuple[Any, int]:
         )
         restored = reader.restore(folder / str(step), args=ocp.args.Composite(state=arguments))
         return restored["state"]["params"], step
+
+
+@contextlib.contextmanager
+def _damage_named(path: pathlib.Path) -> Iterator[None]:
+    """What Orbax raises of a checkpoint that is not whole, as one sentence."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"checkpoint {path} is damaged ({reason}): move it away to use the one before it") from error
 
 
 def _handlers() -> ocp.CompositeCheckpointHandler:

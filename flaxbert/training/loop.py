@@ -122,10 +122,11 @@ def _loop(
                 _save(manager, experiment, state, position, held_out)
                 saved = step
     if step != saved and position is not None:
-        _save(manager, experiment, state, position, None)
+        _save(manager, experiment, state, position, held_out)
     manager.wait_until_finished()
     if step < config.steps:
-        report.say(f"stopped at step {step:,} with its work saved: the same command goes on from here")
+        done = f"at step {step:,} with its work saved" if position is not None else "before the first step"
+        report.say(f"stopped {done}: the same command goes on from here")
     return Outcome(step, step < config.steps)
 
 

@@ -125,10 +125,12 @@ def _versions() -> dict[str, str]:
 
 
 def _git_revision() -> str | None:
-    """The revision of this source tree; None outside a checkout or without git."""
-    source = pathlib.Path(__file__).parent
+    """The revision of this source tree, `-dirty` where it has changes; None outside a checkout of it or without git."""
+    source = pathlib.Path(__file__).parents[2]
+    if not (source / ".git").exists():
+        return None  # installed: a repository around it would be the user's own
     try:
-        command = ["git", "-C", str(source), "rev-parse", "HEAD"]
+        command = ["git", "-C", str(source), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
         result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None

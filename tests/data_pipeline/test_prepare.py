@@ -173,10 +173,14 @@ def test_a_killed_prepare_goes_on_where_it_stopped(tmp_path, source):
     assert not [path for path in (tmp_path / "c").iterdir() if path.name.startswith(".")]
 
 
-def test_what_other_settings_left_unfinished_is_done_anew(tmp_path, source, loaded):
+def test_what_other_settings_left_unfinished_is_refused_and_kept(tmp_path, source, loaded):
     kill_in_the_third_shard(CONFIG, source, tmp_path / "c")
-    run(loaded, [source], tmp_path / "c")
-    assert content(tmp_path / "c") == content(run(loaded, [source], tmp_path / "whole").path)
+    kept = {path: path.read_bytes() for path in (tmp_path / "c").rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="holds an unfinished corpus prepared with .* choose another output folder"):
+        run(loaded, [source], tmp_path / "c")
+    assert kept == {path: path.read_bytes() for path in (tmp_path / "c").rglob("*") if path.is_file()}
+    run(CONFIG, [source], tmp_path / "c")
+    assert content(tmp_path / "c") == content(run(CONFIG, [source], tmp_path / "whole").path)
 
 
 def refuses(message, config, inputs, output, workers=1):
@@ -267,7 +271,8 @@ def test_ctrl_c_ends_all_processes_quickly(tmp_path, texts):
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "run.py"), str(big), str(tmp_path / "c")], stderr=subprocess.PIPE
     )
-    time.sleep(4)
+    while not list(tmp_path.glob("c/*.partial")) + list(tmp_path.glob("c/.*.partial")):
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     begin = time.monotonic()
     process.communicate(timeout=20)

@@ -217,9 +217,10 @@ def test_the_validation_split_holds_none_of_the_training_text(corpus):
 
 def test_every_window_of_every_epoch_draws_its_own_pairs_its_own_order_and_its_own_masks(corpus, monkeypatch):
     keys = []
-    for module, name in ((stream.pairing, "next_sentence_pairs"), (stream.packing, "one_sequence_per_row")):
-        original = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *given, do=original: keys.append(int(given[-1])) or do(*given))
+    pair, lay_out = stream.pairing.PAIRINGS[CONFIG.pairing], stream.packing.one_sequence_per_row
+    noting = [lambda *given, do=do: keys.append(int(given[-1])) or do(*given) for do in (pair, lay_out)]
+    monkeypatch.setitem(stream.pairing.PAIRINGS, CONFIG.pairing, noting[0])
+    monkeypatch.setattr(stream.packing, "one_sequence_per_row", noting[1])
     places = [(seed, epoch, window) for seed in range(2) for epoch in range(3) for window in range(2)]
     keys += [int(stream.plan_window(corpus, CONFIG, "train", *place).mask_key) for place in places]
     assert len(keys) == len(set(keys)) == 3 * len(places)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from data_pipeline import tokenizer as tokenizers
 from data_pipeline import tokenizer_training
 from data_pipeline.config import DataConfig
 from flaxbert.config import PRESETS, Experiment, OptimizerConfig
@@ -69,7 +70,10 @@ def run(small_config, small_params, tokenizer_folder, tmp_path, monkeypatch) -> 
     experiment = Experiment(
         model=small_config, data=DataConfig(sequence_length=48), optimizer=OptimizerConfig(warmup_steps=1)
     )
-    corpus = {"path": "/home/someone/tales", "fingerprint": "c0ffee", "train": {"documents": 3}}
+    corpus = {
+        "path": "/home/someone/tales", "fingerprint": "c0ffee", "train": {"documents": 3},
+        "tokenizer_fingerprint": tokenizers.load(tokenizer_folder).fingerprint,
+    }  # fmt: skip
     runs.begin_or_resume(str(tmp_path / "run"), experiment, corpus, str(tokenizer_folder))
     monkeypatch.setattr(checkpoint, "restore_params", lambda workdir, step=None: (small_params, step or 70))
     return tmp_path / "run"
