@@ -156,7 +156,10 @@ def run(source: str, twice: str, tokenizer: str, rounds: int) -> dict[str, objec
         for key in ("megabytes_per_second", "megabytes_per_processor_second")
     )
     return {
-        "machine": {"system": platform.platform(), "processors": os.cpu_count(), "python": platform.python_version()},
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}", "processors": os.cpu_count(),
+            "python": platform.python_version(),
+        },
         "input_megabytes": os.path.getsize(source) / 1e6,
         "rounds": found,
         "megabytes_per_second": speed,
