@@ -20,8 +20,9 @@ lint: .venv/installed-test
 	$(BIN)/flake8 flaxbert data_pipeline experiments tests benchmarks
 	$(BIN)/mypy
 
-bench: .venv/installed-bench
-	$(BIN)/python -m benchmarks.prepare_throughput
+# INPUT is a text of some 50 MB or more.
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.prepare_throughput --input $(or $(INPUT),$(error make bench INPUT=FILE: the text to measure on))
 
 clean:
 	rm -rf .venv build *.egg-info
@@ -40,8 +41,4 @@ clean:
 
 .venv/installed-parity: .venv/installed-test
 	$(BIN)/python -m pip install --quiet --editable '.[parity]'
-	touch $@
-
-.venv/installed-bench: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	touch $@

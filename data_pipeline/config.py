@@ -70,7 +70,8 @@ class DataConfig:
                 raise ValueError(f"data.{name} {getattr(self, name)} is not positive")
         if self.max_predictions is not None and not 1 <= self.max_predictions <= self.sequence_length:
             raise ValueError(
-                f"data.max_predictions {self.max_predictions} is not in [1, {self.sequence_length}], sequence_length"
+                f"data.max_predictions {self.max_predictions} is not in [1, {self.sequence_length}], "
+                "the range that data.sequence_length leaves"
             )
 
     @property
