@@ -1,6 +1,7 @@
 """The settings of a run: frozen dataclasses, checked when built. Defaults are BERT-base as the paper trains it."""
 
 import dataclasses
+import typing
 from typing import Any, Literal
 
 from data_pipeline.config import DataConfig
@@ -197,6 +198,8 @@ def from_dict(kind: Any, values: dict[str, Any]) -> Any:
     if unknown or missing:
         raise ValueError(f"{kind.__name__}: unknown fields {unknown}, missing fields {missing}")
     nested = {name: field.type for name, field in fields.items() if dataclasses.is_dataclass(field.type)}
+    tuples = {name for name, field in fields.items() if typing.get_origin(field.type) is tuple}  # lists in JSON
+    values = {name: tuple(value) if name in tuples else value for name, value in values.items()}
     try:
         return kind(**{k: from_dict(nested[k], v) if k in nested else v for k, v in values.items()})
     except TypeError as error:  # a check compared what cannot be compared

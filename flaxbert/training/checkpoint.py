@@ -69,10 +69,16 @@ def restore(manager: Manager, abstract: TrainState) -> tuple[TrainState, dict[st
     return TrainState(**restored["state"]), restored["position"]
 
 
+def saved_steps(workdir: str) -> list[int]:
+    """The steps of the run's checkpoints, ascending; those still being written are not among them."""
+    folder = pathlib.Path(workdir).absolute() / "checkpoints"
+    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+
+
 def restore_params(workdir: str, step: int | None = None) -> tuple[Any, int]:
     """The parameters alone, on the first local device, and their step. Raises ValueError where there are none."""
     folder = pathlib.Path(workdir).absolute() / "checkpoints"
-    found = sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+    found = saved_steps(workdir)
     if not found:
         raise ValueError(f"{workdir} has no checkpoint yet")
     if step is not None and step not in found:

@@ -14,6 +14,7 @@ import numpy as np
 from flaxbert.config import Experiment
 from flaxbert.sharding import make_mesh
 from flaxbert.training import checkpoint
+from flaxbert.training.memory import keep_freed_memory
 from flaxbert.training.metrics import Record, Report, flops_per_sequence, open_report, peak_flops
 from flaxbert.training.objective import summarize, zero_sums
 from flaxbert.training.optimizer import learning_rate_schedule
@@ -67,6 +68,7 @@ def check_devices(experiment: Experiment) -> None:
 
 def train(experiment: Experiment, workdir: str, streams: Streams) -> Outcome:
     """Trains from the newest checkpoint of `workdir` (or from the start) to the last step or a signal."""
+    keep_freed_memory()
     mesh = make_mesh(experiment.mesh)
     with jax.set_mesh(mesh), checkpoint.open_checkpoints(workdir, experiment.train.keep_checkpoints) as manager:
         functions = build_functions(experiment, mesh)
@@ -79,12 +81,20 @@ def train(experiment: Experiment, workdir: str, streams: Streams) -> Outcome:
             return _loop(experiment, functions, streams, manager, state, position, report, stop)
 
 
-def evaluate(experiment: Experiment, functions: Functions, streams: Streams, params: Any, step: int) -> Record:
-    """The held-out record: means over at most `train.eval_batches` batches of the validation stream."""
+def evaluate(
+    experiment: Experiment, functions: Functions, streams: Streams, params: Any, step: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> Record | None:  # fmt: skip
+    """The held-out record: means over at most `train.eval_batches` batches of the validation stream.
+
+    None where `stop` said so before the end.
+    """
     sums = zero_sums()
     for number, batch in enumerate(streams.validation()):
         if number == experiment.train.eval_batches:
             break
+        if stop():
+            return None
         sums = functions.evaluate(params, sums, functions.put(batch))
     return {"step": step, "split": "validation"} | summarize(jax.device_get(sums))
 
@@ -94,11 +104,17 @@ def _loop(
     state: TrainState, position: Position | None, report: Report, stop: Callable[[], bool],
 ) -> Outcome:  # fmt: skip
     config, step = experiment.train, int(state.step)
+    saved = step if position is not None else -1
+    held_out: Record | None = None
+    if saved == step and report.evaluated != step and _is_due(config.eval_every, step, config.steps):
+        # A signal came while this checkpoint was evaluated: the line that is missing is written now.
+        held_out = evaluate(experiment, functions, streams, state.params, step, stop)
+        if held_out is None:
+            return _stopped(report, step)
+        report.record(held_out)
     if step >= config.steps:
         report.say(f"nothing to do: the run has reached step {step:,} of {config.steps:,}")
         return Outcome(step, False)
-    saved = step if position is not None else -1
-    held_out: Record | None = None
     in_flight: list[jax.Array] = []
     batch, after = next(batches := streams.train(position))
     train_step = functions.train.lower(state, functions.put(batch)).compile()
@@ -110,24 +126,35 @@ def _loop(
         batch, after = next(batches)
         in_flight = _wait_for_all_but(STEPS_IN_FLIGHT, in_flight + [loss])
 
-        if step % config.log_every == 0 or step == config.steps:
+        if _is_due(config.log_every, step, config.steps):
             report.record(_train_record(experiment, step, jax.device_get(state.sums), interval))
             state = state._replace(sums=functions.zero_sums())
             interval.restart()
         with interval.paused():
-            if config.eval_every and (step % config.eval_every == 0 or step == config.steps):
-                held_out = evaluate(experiment, functions, streams, state.params, step)
+            if _is_due(config.eval_every, step, config.steps):
+                held_out = evaluate(experiment, functions, streams, state.params, step, stop)
+                if held_out is None:
+                    break
                 report.record(held_out)
-            if step % config.checkpoint_every == 0 or step == config.steps:
+            if _is_due(config.checkpoint_every, step, config.steps):
                 _save(manager, experiment, state, position, held_out)
                 saved = step
-    if step != saved and position is not None:
+    done = saved == step == config.steps
+    if saved != step and position is not None:
         _save(manager, experiment, state, position, held_out)
     manager.wait_until_finished()
-    if step < config.steps:
-        done = f"at step {step:,} with its work saved" if position is not None else "before the first step"
-        report.say(f"stopped {done}: the same command goes on from here")
-    return Outcome(step, step < config.steps)
+    return Outcome(step, False) if done else _stopped(report, step)
+
+
+def _stopped(report: Report, step: int) -> Outcome:
+    done = f"at step {step:,} with its work saved" if step else "before the first step"
+    report.say(f"stopped {done}: the same command goes on from here")
+    return Outcome(step, True)
+
+
+def _is_due(every: int, step: int, last: int) -> bool:
+    """Whether what happens every so many steps (0: never), and at the last one, happens after this step."""
+    return every > 0 and (step % every == 0 or step == last)
 
 
 def _save(

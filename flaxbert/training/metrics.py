@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import warnings
@@ -32,6 +33,8 @@ class Report(NamedTuple):
     """A line of metrics is ready."""
     say: Callable[[str], None]
     """A sentence for the person at the console."""
+    evaluated: int = -1
+    """The step of the last held-out line that an earlier launch wrote; -1 where there is none."""
 
 
 def flops_per_sequence(model: ModelConfig, length: int, predictions: int) -> float:
@@ -53,7 +56,9 @@ def peak_flops(device_kind: str) -> float | None:
 def open_report(workdir: str, first_step: int, steps: int) -> Iterator[Report]:
     """Writers for a run that goes on after `first_step`; what an earlier try wrote beyond it is dropped."""
     with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(_json_lines(pathlib.Path(workdir) / "metrics.jsonl", first_step))
+        path = pathlib.Path(workdir) / "metrics.jsonl"
+        evaluated = _last_evaluated(path, first_step)
+        lines = stack.enter_context(_json_lines(path, first_step))
         board = stack.enter_context(_tensorboard(pathlib.Path(workdir) / "tensorboard", first_step))
         console = stack.enter_context(_console(first_step, steps))
 
@@ -61,7 +66,7 @@ def open_report(workdir: str, first_step: int, steps: int) -> Iterator[Report]:
             for write in (lines, board, console.record):
                 write(line)
 
-        yield Report(console.step, record, console.say)
+        yield console._replace(record=record, evaluated=evaluated)
 
 
 @contextlib.contextmanager
@@ -74,10 +79,21 @@ def _json_lines(path: pathlib.Path, first_step: int) -> Iterator[Callable[[Recor
     with open(path, "a", encoding="utf-8") as file:
 
         def write(record: Record) -> None:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps({name: _written(value) for name, value in record.items()}) + "\n")
             file.flush()
 
         yield write
+
+
+def _written(value: Any) -> Any:
+    """JSON has no word for a number that is none: null stands for it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _last_evaluated(path: pathlib.Path, last_step: int) -> int:
+    records = map(json.loads, _whole_lines(path))
+    steps = [line["step"] for line in records if line.get("split") == "validation" and line["step"] <= last_step]
+    return max(steps, default=-1)
 
 
 def _whole_lines(path: pathlib.Path) -> list[str]:

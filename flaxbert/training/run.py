@@ -11,6 +11,7 @@ from typing import Any
 
 from data_pipeline import tokenizer as tokenizers
 from flaxbert.config import Experiment, from_dict
+from flaxbert.training.checkpoint import saved_steps
 
 FORMAT_VERSION = 1
 PACKAGES = ("flaxbert", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow")
@@ -31,23 +32,59 @@ class RunConfig:
     """`path`, `fingerprint`, `tokenizer_fingerprint` and the counts of its train and validation split."""
     versions: dict[str, str]
     git_revision: str | None
+    changes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """What later launches changed: the `step` from which on, and each setting's old and new value."""
     format_version: int = FORMAT_VERSION
 
 
 def begin_or_resume(workdir: str, experiment: Experiment, corpus: dict[str, Any], tokenizer_folder: str) -> RunConfig:
     """Makes `workdir` a run's directory, or checks that it is this very run's. Raises ValueError where it is not."""
     folder = pathlib.Path(workdir)
-    new = RunConfig(experiment, corpus, _versions(), _git_revision())
-    if (folder / "config.json").exists():
-        old = read_run(workdir)
-        check_same_run(workdir, old, new)
-        if old.experiment == new.experiment:
-            return old
-        new = dataclasses.replace(new, corpus=old.corpus, versions=old.versions, git_revision=old.git_revision)
-    else:
+    changed = check_run(workdir, experiment, corpus)
+    if changed is None:
         _copy_tokenizer(folder, tokenizer_folder, corpus["tokenizer_fingerprint"])
-    _write_atomically(folder / "config.json", json.dumps(dataclasses.asdict(new), indent=2) + "\n")
-    return new
+        run = RunConfig(experiment, corpus, _versions(), _git_revision())
+    else:
+        run = read_run(workdir)
+        if not changed:
+            return run
+        settings = {name: list(pair) for name, pair in changed.items()}
+        entry = {"step": max(saved_steps(workdir), default=0), "settings": settings}
+        run = dataclasses.replace(run, experiment=experiment, changes=[*run.changes, entry])
+    _write_atomically(folder / "config.json", json.dumps(dataclasses.asdict(run), indent=2) + "\n")
+    return run
+
+
+def check_run(workdir: str, experiment: Experiment, corpus: dict[str, Any]) -> dict[str, tuple[Any, Any]] | None:
+    """The settings a launch would change in the run of `workdir`, old and new; None where there is no run yet.
+
+    Writes nothing. Raises ValueError with each field that differs and may not, or where the run has gone further.
+    """
+    if not (pathlib.Path(workdir) / "config.json").exists():
+        return None
+    old = read_run(workdir)
+    before, now = _settings(old.experiment, old.corpus), _settings(experiment, corpus)
+    changed = {name: (before[name], now[name]) for name in before if before[name] != now[name]}
+    foreign = [f"{name} was {was} and is now {new}" for name, (was, new) in changed.items() if name not in MAY_CHANGE]
+    if foreign:
+        raise ValueError(
+            f"{workdir} holds another run: {', '.join(foreign)}; choose another --workdir, or the old settings"
+        )
+    reached = max(saved_steps(workdir), default=0)
+    if experiment.train.steps < reached:
+        raise ValueError(f"train.steps {experiment.train.steps} lies before step {reached}: {workdir} has reached it")
+    return changed
+
+
+def describe_changes(changed: dict[str, tuple[Any, Any]]) -> list[str]:
+    """What a launch changes in a run that has begun, in sentences for its user."""
+    sentences = [f"{name} was {was} and is now {new}" for name, (was, new) in changed.items()]
+    if "train.steps" in changed:
+        sentences.append(
+            "train.steps shapes the learning-rate curve: from here on it is that of the new length, "
+            "so the run is not the one that this length would have given from its first step"
+        )
+    return sentences
 
 
 def read_run(workdir: str) -> RunConfig:
@@ -64,20 +101,17 @@ def read_run(workdir: str) -> RunConfig:
     if values.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{path} has format version {values.get('format_version')}, expected {FORMAT_VERSION}")
     try:
+        if not isinstance(values.get("corpus", {}), dict):
+            raise ValueError(f"corpus is {values['corpus']!r}, expected its fields")
         return from_dict(RunConfig, values)
     except ValueError as error:
         raise ValueError(f"{path} was written by another version of flaxbert: {error}") from None
 
 
-def check_same_run(workdir: str, old: RunConfig, new: RunConfig) -> None:
-    """Raises ValueError with each field that differs and may not, its old and its new value."""
-    before, now = _flatten(dataclasses.asdict(old.experiment)), _flatten(dataclasses.asdict(new.experiment))
-    before |= {f"corpus.{name}": old.corpus.get(name) for name in ("fingerprint", "tokenizer_fingerprint")}
-    now |= {f"corpus.{name}": new.corpus.get(name) for name in ("fingerprint", "tokenizer_fingerprint")}
-    changed = [name for name in before if before[name] != now[name] and name not in MAY_CHANGE]
-    if changed:
-        listed = ", ".join(f"{name} was {before[name]} and is now {now[name]}" for name in changed)
-        raise ValueError(f"{workdir} holds another run: {listed}; choose another --workdir, or the old settings")
+def _settings(experiment: Experiment, corpus: dict[str, Any]) -> dict[str, Any]:
+    """All that makes a run what it is: its settings by their full names, and its corpus."""
+    names = ("fingerprint", "tokenizer_fingerprint")
+    return _flatten(dataclasses.asdict(experiment)) | {f"corpus.{name}": corpus.get(name) for name in names}
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -134,6 +134,30 @@ def test_a_signal_saves_the_work_and_stops(uninterrupted, tmp_path, experiment, 
     assert_same_run(tmp_path, uninterrupted)
 
 
+@pytest.mark.parametrize("step", [6, 12])
+def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(uninterrupted, tmp_path, experiment, streams_of, step):
+    """In the middle of the run and at its end; and the line that is missing is written by the next launch."""
+    streams = streams_of()
+    drawn = []
+
+    def validation():
+        for batch in streams.validation():
+            drawn.append(len(drawn))
+            if len(lines(tmp_path)) == {6: 1, 12: 4}[step]:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    interrupted = streams._replace(validation=validation)
+    if step == 12:
+        with pytest.raises(Crash):
+            train(experiment, str(tmp_path), streams_of(crash_at(8)))
+    assert train(experiment, str(tmp_path), interrupted) == Outcome(step, True)
+    assert len(drawn) % experiment.train.eval_batches == 1, "the second batch is not drawn"
+    assert checkpoints(tmp_path)[-1] == step
+    assert train(experiment, str(tmp_path), streams) == Outcome(12, False)
+    assert_same_run(tmp_path, uninterrupted)
+
+
 def test_work_is_said_to_be_saved_when_it_is(tmp_path, experiment, streams_of, monkeypatch):
     seen = []
 
@@ -214,7 +238,7 @@ def test_a_run_goes_on_on_another_mesh(uninterrupted, tmp_path, experiment, stre
 def test_the_best_held_out_step_is_kept_beside_the_newest(tmp_path, with_train, streams_of, monkeypatch):
     losses = {2: 5.0, 4: 1.0, 6: 3.0, 8: 2.0, 10: 4.0, 12: 1.5}
     monkeypatch.setattr(
-        loop, "evaluate", lambda e, f, s, p, step: {"step": step, "split": "validation", "loss": losses[step]}
+        loop, "evaluate", lambda e, f, s, p, step, stop: {"step": step, "split": "validation", "loss": losses[step]}
     )
     experiment = with_train(eval_every=2, checkpoint_every=2, keep_checkpoints=1)
     with pytest.raises(Crash):

@@ -1,6 +1,7 @@
 """Numbers and where they go: FLOPs by the formula, lines that survive a crash, charts that open."""
 
 import json
+import math
 import warnings
 
 import pytest
@@ -65,6 +66,15 @@ def test_records_are_written_as_they_come(tmp_path):
         assert lines(tmp_path) == [train_record(2)], "a reader need not wait for the end"
         report.record({"step": 2, "split": "validation", "loss": 7.0})
     assert lines(tmp_path) == [train_record(2), {"step": 2, "split": "validation", "loss": 7.0}]
+
+
+def test_a_loss_that_is_no_number_is_null_and_the_line_is_json(tmp_path):
+    with open_report(str(tmp_path), 0, 10) as report:
+        report.record({"step": 1, "split": "train", "mlm_loss": math.nan, "loss": math.inf, "mlm_accuracy": 0.5})
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "step": 1, "split": "train", "mlm_loss": None, "loss": None, "mlm_accuracy": 0.5
+    }  # fmt: skip
 
 
 def test_lines_of_steps_to_be_done_again_are_dropped(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from data_pipeline import tokenizer_training
 from flaxbert.config import Experiment, from_dict
 from flaxbert.training import run
-from flaxbert.training.run import MAY_CHANGE, begin_or_resume, read_run
+from flaxbert.training.run import MAY_CHANGE, begin_or_resume, check_run, describe_changes, read_run
 
 SENTENCES = ["the quick brown fox jumps over the lazy dog", "a function takes arguments and returns a value"] * 5
 
@@ -58,7 +58,8 @@ OTHERS = {
     "model.vocab_size": 91, "model.hidden_size": 32, "model.num_layers": 3, "model.num_heads": 4,
     "model.feed_forward_size": 48, "model.max_length": 20, "model.segment_types": 3, "model.dropout": 0.2,
     "model.attention_dropout": 0.3, "model.activation": "gelu", "model.initializer_range": 0.01,
-    "model.layer_norm_epsilon": 1e-6, "data.sequence_length": 12, "data.pairing": "other",
+    "model.layer_norm_epsilon": 1e-6, "data.sequence_length": 12, "data.pairing": "sop", "data.masking": "span",
+    "data.mask_replacement": (1.0, 0.0, 0.0), "data.packing": 4,
     "data.short_sequence_probability": 0.5, "data.mask_rate": 0.3, "data.max_predictions": 5, "data.window_tokens": 999,
     "data.workers": 3, "data.read_ahead": 4, "optimizer.learning_rate": 0.5, "optimizer.warmup_steps": 1,
     "optimizer.weight_decay": 0.5, "optimizer.b1": 0.5, "optimizer.b2": 0.5, "optimizer.epsilon": 0.5,
@@ -115,6 +116,32 @@ def test_a_setting_that_may_change_is_recorded_anew(begun, experiment, corpus, t
     assert begin_or_resume(str(begun), changed, corpus, tokenizer[0]).experiment == changed
     assert read_run(str(begun)).experiment == changed
     assert not list(begun.glob(".*"))
+
+
+def test_what_launches_changed_is_kept_with_the_step_it_counts_from(begun, experiment, corpus, tokenizer, monkeypatch):
+    monkeypatch.setattr(run, "saved_steps", lambda workdir: [3, 6])
+    for steps in (20, 30):
+        begin_or_resume(str(begun), with_field(experiment, "train.steps", steps), corpus, tokenizer[0])
+    assert read_run(str(begun)).changes == [
+        {"step": 6, "settings": {"train.steps": [experiment.train.steps, 20]}},
+        {"step": 6, "settings": {"train.steps": [20, 30]}},
+    ]
+
+
+def test_a_longer_run_is_told_of_its_new_curve(begun, experiment, corpus):
+    longer = with_field(experiment, "train.steps", 20)
+    first, second = describe_changes(check_run(str(begun), longer, corpus))
+    assert first == f"train.steps was {experiment.train.steps} and is now 20"
+    assert "learning-rate curve" in second
+    assert describe_changes(check_run(str(begun), experiment, corpus)) == []
+
+
+def test_a_run_does_not_end_before_the_step_it_has_reached(begun, experiment, corpus, tokenizer, monkeypatch):
+    before = snapshot(begun)
+    monkeypatch.setattr(run, "saved_steps", lambda workdir: [6, 12])
+    with pytest.raises(ValueError, match="train.steps 11 lies before step 12"):
+        begin_or_resume(str(begun), with_field(experiment, "train.steps", 11), corpus, tokenizer[0])
+    assert snapshot(begun) == before
 
 
 @pytest.mark.parametrize("name", ["fingerprint", "tokenizer_fingerprint"])
@@ -177,6 +204,7 @@ def test_a_launch_killed_while_it_made_the_directory_can_be_repeated(
     (b'{"experiment": 3, "corpus": {}, "versions": {}, "git_revision": null, "format_version": 1}', "another version"),
     (b'{"experiment": {}, "corpus": {}, "versions": {}, "git_revision": null, "format_version": 1}', "another version"),
     (b'{"experiment": {}, "format_version": 1}', "another version"),
+    (b'{"experiment": {}, "corpus": 3, "format_version": 1}', "corpus is 3"),
 ])  # fmt: skip
 def test_a_config_json_that_is_not_ours_is_refused_and_left(begun, experiment, corpus, tokenizer, content, words):
     (begun / "config.json").write_bytes(content)
