@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 # Public name → the file it lives in. Loaded on first use: importing the package stays cheap.
-_PUBLIC = {"open_corpus": "store", "batches": "stream", "Position": "stream", "DataConfig": "config"}
+_PUBLIC = {"open_corpus": "store", "batches": "stream", "Position": "windows", "DataConfig": "config"}
 
 __all__ = sorted(_PUBLIC)
 

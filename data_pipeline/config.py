@@ -1,7 +1,15 @@
 """What a user can set of the data: how a corpus is prepared, and how batches are drawn from it."""
 
 import dataclasses
+import math
+import typing
 from typing import Literal
+
+LONGEST_SEQUENCE = 16_384
+"""Tokens. Columns, sequence numbers and random bits of a row share 32 bits while masking."""
+
+PACKED_PREDICTIONS = 3
+"""Places for predictions in a packed row beyond those of one sequence that fills it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +51,24 @@ class DataConfig:
 
     sequence_length: int = 128
     """Tokens in one row, [CLS] and [SEP] included."""
-    pairing: Literal["nsp"] = "nsp"
-    """`nsp`: segment pairs for next-sentence prediction as the reference draws them."""
+    pairing: Literal["nsp", "nsp-balanced", "sop", "none", "none-across"] = "nsp"
+    """`nsp`: segment pairs for next-sentence prediction as the reference draws them. `nsp-balanced`: the same with
+    labels that are half and half on any text. `sop`: sentence-order prediction. `none`: full sentences of one document,
+    no label; `none-across`: full sentences that go on in the next document."""
+    masking: Literal["token", "whole-word", "span"] = "token"
+    """`token`: each token alone, as the reference. `whole-word`: all tokens of a word together. `span`: runs of words,
+    as SpanBERT."""
     short_sequence_probability: float = 0.1
     """Chance, per document and pass, of a shorter target length drawn uniformly."""
     mask_rate: float = 0.15
     """Share of a sequence's tokens to predict."""
+    mask_replacement: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of the tokens to predict that become [MASK], stay as they are, become any token of the vocabulary."""
     max_predictions: int | None = None
-    """Most predictions in a row. None: mask_rate x sequence_length, rounded up (20 at 128, 77 at 512)."""
+    """Most predictions in a row. None: mask_rate x sequence_length, rounded up (20 at 128, 77 at 512), and with packing
+    a few more, as each sequence rounds for itself."""
+    packing: int = 1
+    """Most sequences that share a row. 1: each has its own, the rest of it is padding."""
     window_tokens: int = 32_000_000
     """Tokens planned and shuffled together. Bounds the memory of a reader; part of what defines the stream."""
     workers: int = 2
@@ -61,11 +79,19 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.sequence_length < 5:
             raise ValueError(f"data.sequence_length {self.sequence_length} is too short: expected at least 5")
+        if self.sequence_length > LONGEST_SEQUENCE:
+            raise ValueError(f"data.sequence_length {self.sequence_length} is too long: at most {LONGEST_SEQUENCE}")
+        for name, kind in typing.get_type_hints(type(self)).items():
+            if typing.get_origin(kind) is Literal and getattr(self, name) not in typing.get_args(kind):
+                known = ", ".join(typing.get_args(kind))
+                raise ValueError(f"data.{name} {getattr(self, name)!r} is not one of {known}")
         if not 0 < self.mask_rate < 1:
             raise ValueError(f"data.mask_rate {self.mask_rate} is not between 0 and 1")
+        if min(self.mask_replacement) < 0 or not math.isclose(sum(self.mask_replacement), 1):
+            raise ValueError(f"data.mask_replacement {self.mask_replacement} are not three shares that add up to 1")
         if not 0 <= self.short_sequence_probability <= 1:
             raise ValueError(f"data.short_sequence_probability {self.short_sequence_probability} is not in [0, 1]")
-        for name in ("window_tokens", "workers", "read_ahead"):
+        for name in ("packing", "window_tokens", "workers", "read_ahead"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} {getattr(self, name)} is not positive")
         if self.max_predictions is not None and not 1 <= self.max_predictions <= self.sequence_length:
@@ -79,4 +105,5 @@ class DataConfig:
         """P, the width of the prediction arrays."""
         if self.max_predictions is not None:
             return self.max_predictions
-        return max(1, -int(-self.sequence_length * self.mask_rate // 1))
+        one = max(1, math.ceil(self.sequence_length * self.mask_rate))
+        return one if self.packing == 1 else min(one + PACKED_PREDICTIONS, self.sequence_length)

@@ -1,40 +1,53 @@
 """Masking: which tokens of a batch are predicted, and what stands in their place. Whole batches at once."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from data_pipeline import randomness
+from data_pipeline.assembly import Layout
+from data_pipeline.candidates import Candidates, ragged_range
 from data_pipeline.config import DataConfig
+from data_pipeline.word_masking import choose_spans, choose_words
+
+_REPLACEMENT = np.array([1 << 32])  # the counter of a row's key for replacements, beyond those of its positions
 
 
 class Vocabulary(NamedTuple):
-    """The ids that masking needs to know."""
+    """What masking needs to know of the tokenizer."""
 
     size: int
     cls_id: int
     sep_id: int
     mask_id: int
+    word_starts: np.ndarray
+    """[V] bool: the pieces that open a word."""
 
 
-def mask_tokens(
-    batch: dict[str, np.ndarray], row_keys: np.ndarray, vocabulary: Vocabulary, config: DataConfig
+def mask(
+    batch: dict[str, np.ndarray], layout: Layout, row_keys: np.ndarray, vocabulary: Vocabulary, config: DataConfig
 ) -> dict[str, np.ndarray]:
-    """Masks a batch of rows that hold one sequence each; `row_keys` uint64 [B] decide all that is random.
+    """Masks the sequences of a batch; `row_keys` uint64 [B] decide all that is random.
 
     Returns the batch with `input_ids` masked and `masked_positions`, `masked_ids` int32 and `masked_weights`
     float32 [B, P]; positions ascend, unused slots have position 0 and weight 0.
     Reference: `create_masked_lm_predictions` in create_pretraining_data.py.
     """
-    input_ids, width = batch["input_ids"], config.predictions_per_row
-    candidates = (batch["sequence_ids"] > 0) & (input_ids != vocabulary.cls_id) & (input_ids != vocabulary.sep_id)
-    positions, weights = _choose(candidates, _number_to_predict(batch["sequence_ids"], config), width, row_keys)
+    input_ids = batch["input_ids"]
+    eligible = (batch["sequence_ids"] > 0) & (input_ids != vocabulary.cls_id) & (input_ids != vocabulary.sep_id)
+    quota = predictions_of_length(config)[layout.length]
+    candidates = Candidates(eligible, layout, quota, row_keys, config.packing)
+    chosen = MASKINGS[config.masking](candidates, input_ids, vocabulary.word_starts)
+    positions, deciding, weights = _in_slots(*chosen, input_ids.shape, config.predictions_per_row)
 
-    labels = np.take_along_axis(input_ids, positions, axis=1) * weights
+    cells = positions + np.arange(len(positions))[:, None] * input_ids.shape[1]
+    labels = input_ids.ravel()[cells] * weights
     masked = input_ids.copy()
-    replacement = _replace(labels, positions, vocabulary, row_keys)
+    replacement = _replace(labels, positions, deciding, row_keys, vocabulary, config)
     # An unused slot points at position 0, which is never a candidate: it gets back what stands there.
-    np.put_along_axis(masked, positions, np.where(weights, replacement, input_ids[:, :1]), axis=1)
+    masked.ravel()[cells] = np.where(weights, replacement, input_ids[:, :1])
     return batch | {
         "input_ids": masked,
         "masked_positions": positions.astype(np.int32),
@@ -43,38 +56,58 @@ def mask_tokens(
     }
 
 
-def _number_to_predict(sequence_ids: np.ndarray, config: DataConfig) -> np.ndarray:
-    """Predictions of each row, int64 [B]. The share counts the special tokens in; halves round to even."""
-    length = (sequence_ids > 0).sum(axis=1)
+@functools.lru_cache
+def predictions_of_length(config: DataConfig) -> np.ndarray:
+    """How many tokens of a sequence of each length to predict, int64 [S + 1]. The length counts the special tokens
+    in; halves round to even.
+    """
+    length = np.arange(config.sequence_length + 1)
     share = np.maximum(1, np.rint(config.mask_rate * length)).astype(np.int64)
     return np.minimum(share, config.predictions_per_row) * (length > 0)
 
 
-def _choose(
-    candidates: np.ndarray, wanted: np.ndarray, width: int, row_keys: np.ndarray
+def choose_tokens(
+    candidates: Candidates, input_ids: np.ndarray, word_starts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws `wanted` [B] of each row's candidates [B, S] without replacement: positions int64, taken bool [B, P].
+    """Each token alone, all with equal chance: as the reference does by default."""
+    chosen, _ = candidates.shuffled(candidates.eligible, candidates.quota)
+    return chosen, chosen
 
-    A candidate's random key and its column share one integer, so the smallest P keys carry their places along. 32 bits
-    sort several times as fast as 64, and leave 23 random ones at length 512: a tie in ten million.
+
+def _in_slots(
+    cells: np.ndarray, deciding: np.ndarray, shape: tuple[int, ...], width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Chosen cells, given row by row, as columns that ascend: (positions int64, deciding columns int64, taken bool)
+    [B, P].
     """
-    rows, length = candidates.shape
-    low = np.uint32(2 ** int(length - 1).bit_length() - 1)
-    columns = np.arange(length, dtype=np.uint32)
-    keys = (randomness.bits(row_keys[:, None], columns) >> np.uint64(32)).astype(np.uint32) & ~low | columns
-    keys[~candidates] = 0xFFFFFFFF
-    if width < length:
-        keys = np.partition(keys, width - 1, axis=1)[:, :width]
-    keys.sort(axis=1)
-    taken = np.arange(keys.shape[1]) < np.minimum(wanted, candidates.sum(axis=1))[:, None]
-    positions = np.where(taken, keys & low, length).astype(np.int64)
-    positions.sort(axis=1)
-    return np.where(taken, positions, 0), taken
+    rows, length = shape
+    row = cells // length
+    counts = np.bincount(row, minlength=rows)
+    slots = np.full((rows, width), 0xFFFFFFFF, np.uint32)
+    both = (cells - row * length) << 16 | (deciding - row * length)
+    slots[row, ragged_range(counts)] = both
+    slots.sort(axis=1)
+    taken = np.arange(width) < counts[:, None]
+    slots[~taken] = 0
+    return (slots >> np.uint32(16)).astype(np.int64), (slots & np.uint32(0xFFFF)).astype(np.int64), taken
 
 
-def _replace(labels: np.ndarray, positions: np.ndarray, vocabulary: Vocabulary, row_keys: np.ndarray) -> np.ndarray:
-    """What stands in a chosen token's place: 80 % [MASK], 10 % itself, 10 % any id of the vocabulary. [B, P]."""
-    replacement_keys = randomness.bits(row_keys, np.array([1 << 32]))
-    kind = randomness.uniform(replacement_keys[:, None], 2 * positions)
-    drawn = randomness.integers(replacement_keys[:, None], 2 * positions + 1, vocabulary.size)
-    return np.select([kind < 0.8, kind < 0.9], [np.full_like(labels, vocabulary.mask_id), labels], drawn)
+def _replace(
+    labels: np.ndarray, positions: np.ndarray, deciding: np.ndarray, row_keys: np.ndarray, vocabulary: Vocabulary,
+    config: DataConfig,
+) -> np.ndarray:  # fmt: skip
+    """What stands in a chosen token's place: [MASK], itself, or any id of the vocabulary. [B, P]."""
+    keys = randomness.bits(row_keys, _REPLACEMENT)[:, None]
+    kind = randomness.uniform(keys, 2 * deciding)
+    drawn = randomness.integers(keys, 2 * positions + 1, vocabulary.size)
+    mask_share, keep_share, _ = config.mask_replacement
+    return np.where(kind < mask_share, vocabulary.mask_id, np.where(kind < mask_share + keep_share, labels, drawn))
+
+
+# What `data.masking` names: each returns the cells to predict, row by row, and for each the cell whose draw decides
+# what stands in its place.
+MASKINGS: dict[str, Callable[[Candidates, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+    "token": choose_tokens,
+    "whole-word": choose_words,
+    "span": choose_spans,
+}

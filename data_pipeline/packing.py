@@ -1,102 +1,111 @@
-"""Sequences → rows: which sequences share a row, and the arrays of a batch before masking."""
+"""Sequences → rows: which sequences share a row."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from data_pipeline import randomness
-from data_pipeline.pairing import Sequences
-
-PIECES = 5  # [CLS] A [SEP] B [SEP]
 
 
-class Window(NamedTuple):
-    """All that is needed to build any batch of one window."""
+class Rows(NamedTuple):
+    """R rows of N sequences."""
 
-    tokens: np.ndarray
-    """[T + 2] uint16 or uint32: the window's text, then [CLS] and [SEP]."""
-    sequences: Sequences
     order: np.ndarray
     """[N] the sequences in the order of the rows."""
-    row_offsets: np.ndarray
-    """[R + 1] row r holds the sequences order[row_offsets[r]:row_offsets[r + 1]]."""
-    mask_key: np.uint64
-    """The key of this window's masking."""
-
-    @property
-    def rows(self) -> int:
-        return len(self.row_offsets) - 1
+    offsets: np.ndarray
+    """[R + 1] row r holds the sequences order[offsets[r]:offsets[r + 1]]."""
 
 
-def one_sequence_per_row(count: int, key: np.uint64) -> tuple[np.ndarray, np.ndarray]:
-    """(order, row_offsets) of `count` shuffled sequences, one in each row."""
-    return randomness.permutation(key, count), np.arange(count + 1)
+class _Bundle(NamedTuple):
+    """`rows` rows that hold sequences of the same lengths, longest first."""
+
+    lengths: tuple[int, ...]
+    predictions: int
+    rows: int
 
 
-def assemble(window: Window, first: int, last: int, length: int) -> dict[str, np.ndarray]:
-    """Rows [first, last) of a window, before masking: B = last - first, S = length, C = most sequences in a row.
+def pack(
+    lengths: np.ndarray, predictions: np.ndarray, capacity: int, most_predictions: int, most_sequences: int,
+    key: np.uint64,
+) -> Rows:  # fmt: skip
+    """Puts sequences of `lengths` [N] into rows of `capacity` tokens, at most `most_sequences` in one, in an order
+    drawn from `key`. `predictions` [capacity + 1] says how many predictions a sequence of each length asks for: a row
+    asks for no more than `most_predictions`.
 
-    Returns `input_ids`, `segment_ids`, `sequence_ids`, `position_ids` [B, S] and `cls_positions`,
-    `next_sentence_labels`, `next_sentence_weights` [B, C]. Every piece of every sequence is a run of the window's
-    tokens, and so is the padding behind them: a batch is one gather, and each number of a piece is repeated over it.
+    Best fit, longest first, on the histogram of lengths (Krell et al. 2021, arXiv 2107.02027, section 3.1): a length
+    is placed for all its sequences at once, so the work grows with the lengths and not with the sequences. Which of
+    the sequences of one length goes where is drawn, and so is the order of the rows.
     """
-    rows = last - first
-    bounds = window.row_offsets[first : last + 1] - window.row_offsets[first]
-    chosen = window.order[window.row_offsets[first] : window.row_offsets[last]]
-    row = np.repeat(np.arange(rows), np.diff(bounds))
-    nth = np.arange(len(chosen)) - bounds[row]
-    starts, lengths = _pieces(window, chosen)
-    before = np.cumsum(np.append(0, lengths.sum(axis=1)))
-    sequence_start = before[:-1] - before[bounds[row]]
-
-    piece = PIECES * np.arange(len(chosen))[:, None] + np.arange(PIECES) + row[:, None]  # a row's last run is padding
-    runs = np.empty(PIECES * len(chosen) + rows, np.int64)
-    runs[piece] = lengths
-    runs[PIECES * bounds[1:] + np.arange(rows)] = length - np.diff(before[bounds])
-
-    def spread(values: np.ndarray, dtype: type = np.int32) -> np.ndarray:
-        """[n, 1 or 5] → [B, S], zero in the padding."""
-        array: np.ndarray = np.zeros(len(runs), dtype)
-        array[piece] = values
-        return np.repeat(array, runs).reshape(rows, length)
-
-    sequence_ids = spread(nth[:, None] + 1)
-    used = sequence_ids > 0
-    place = (row * length + sequence_start)[:, None] + np.cumsum(lengths, axis=1) - lengths
-    source = np.arange(rows * length).reshape(rows, length) + spread(starts - place, np.int64)
-    batch = {
-        "input_ids": window.tokens.take(source, mode="clip").astype(np.int32) * used,
-        "segment_ids": spread(np.array([0, 0, 0, 1, 1])),
-        "sequence_ids": sequence_ids,
-        "position_ids": (np.arange(length, dtype=np.int32) - spread(sequence_start[:, None])) * used,
-    }
-    return batch | _per_sequence(window, chosen, row, nth, sequence_start, rows)
+    row_key, sequence_key = randomness.key(int(key), 0), randomness.key(int(key), 1)
+    if not len(lengths):
+        return Rows(np.empty(0, np.int64), np.zeros(1, np.int64))
+    counts = np.bincount(lengths, minlength=capacity + 1)
+    bundles = _best_fit(counts, predictions, capacity, most_predictions, most_sequences)
+    shuffled = randomness.permutation(sequence_key, len(lengths))
+    by_length = shuffled[np.argsort(lengths[shuffled], kind="stable")]
+    order, sizes = _filled(bundles, by_length, np.append(0, np.cumsum(counts)))
+    return _permuted(order, sizes, randomness.permutation(row_key, len(sizes)))
 
 
-def empty_rows(count: int, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`count` rows of padding whose weights are zero, shaped as the rows of `like`."""
-    return {name: np.zeros((count, *array.shape[1:]), array.dtype) for name, array in like.items()}
+def _best_fit(
+    counts: np.ndarray, predictions: np.ndarray, capacity: int, most_predictions: int, most_sequences: int
+) -> list[_Bundle]:
+    """Bundles that use up `counts` [capacity + 1] sequences of each length."""
+    by_room: list[list[_Bundle]] = [[] for _ in range(capacity + 1)]
+    closed: list[_Bundle] = []
+    for length in np.flatnonzero(counts)[::-1].tolist():
+        left, asked = int(counts[length]), int(predictions[length])
+        room = length
+        while left and room <= capacity:
+            position = next(
+                (i for i, each in enumerate(by_room[room]) if each.predictions + asked <= most_predictions), None
+            )
+            if position is None:
+                room += 1
+                continue
+            bundle = by_room[room].pop(position)
+            taken = min(left, bundle.rows)
+            if taken < bundle.rows:
+                by_room[room].append(bundle._replace(rows=bundle.rows - taken))
+            grown = _Bundle((*bundle.lengths, length), bundle.predictions + asked, taken)
+            (by_room[room - length] if len(grown.lengths) < most_sequences else closed).append(grown)
+            left -= taken
+            room = length
+        # What fits nowhere opens rows of its own, as many to a row as there is room for.
+        while left:
+            each = _copies(length, asked, left, capacity, most_predictions, most_sequences)
+            (by_room[capacity - sum(each.lengths)] if len(each.lengths) < most_sequences else closed).append(each)
+            left -= len(each.lengths) * each.rows
+    return closed + [bundle for bundles in by_room for bundle in bundles]
 
 
-def _pieces(window: Window, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Start and length of [CLS] A [SEP] B [SEP] in the window's tokens, int64 [n, 5] each."""
-    sequences, text = window.sequences, len(window.tokens) - 2
-    starts = np.empty((len(chosen), PIECES), np.int64)
-    lengths = np.ones((len(chosen), PIECES), np.int64)
-    starts[:, 0], starts[:, 2], starts[:, 4] = text, text + 1, text + 1
-    starts[:, 1], lengths[:, 1] = sequences.a_start[chosen], sequences.a_length[chosen]
-    starts[:, 3], lengths[:, 3] = sequences.b_start[chosen], sequences.b_length[chosen]
-    return starts, lengths
+def _copies(
+    length: int, asked: int, left: int, capacity: int, most_predictions: int, most_sequences: int
+) -> _Bundle:
+    """New rows with as many sequences of one length in each as fit."""
+    fitting = min(capacity // length, most_sequences, left, most_predictions // asked if asked else left)
+    fitting = max(1, fitting)
+    return _Bundle((length,) * fitting, asked * fitting, left // fitting)
 
 
-def _per_sequence(
-    window: Window, chosen: np.ndarray, row: np.ndarray, nth: np.ndarray, start: np.ndarray, rows: int
-) -> dict[str, np.ndarray]:
-    """What a row has once for each of its sequences, [B, C]."""
-    width = int(nth.max(initial=0)) + 1
-    positions, labels = np.zeros((2, rows, width), np.int32)
-    weights = np.zeros((rows, width), np.float32)
-    positions[row, nth] = start
-    labels[row, nth] = window.sequences.next_sentence_labels[chosen]
-    weights[row, nth] = 1
-    return {"cls_positions": positions, "next_sentence_labels": labels, "next_sentence_weights": weights}
+def _filled(bundles: list[_Bundle], by_length: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(sequences row by row [N], sequences in each row [R]); `by_length` [N] are the sequences in the order of their
+    length, those of length l beginning at starts[l]."""
+    used = starts.copy()
+    order, sizes = [], []
+    for lengths, _, rows in bundles:
+        columns = []
+        for length in lengths:
+            columns.append(by_length[used[length]:used[length] + rows])
+            used[length] += rows
+        order.append(np.stack(columns, axis=1).ravel())
+        sizes.append(np.full(rows, len(lengths)))
+    return np.concatenate(order), np.concatenate(sizes)
+
+
+def _permuted(order: np.ndarray, sizes: np.ndarray, rows: np.ndarray) -> Rows:
+    """The same rows in the order `rows` [R]."""
+    starts = (np.cumsum(sizes) - sizes)[rows]
+    offsets = np.append(0, np.cumsum(sizes[rows]))
+    source = np.repeat(starts - offsets[:-1], sizes[rows]) + np.arange(len(order))
+    return Rows(order[source], offsets)

@@ -1,142 +1,240 @@
 """Sentences → sequences: which sentences make segment A and segment B of each training example.
 
-Vectorised over all sentences of a window. Nothing is built here: a sequence is four integers that point into the
-window's tokens, and the tokens are gathered when a batch is made.
+Each way of pairing is a function of its own from a window's documents to sequences, vectorised over all sentences;
+`PAIRINGS` at the end gives them their names.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from data_pipeline import randomness
 from data_pipeline.config import DataConfig
+from data_pipeline.sequences import (
+    Sequences, cut_long_sentences, document_of_sentence, reached, target_lengths, truncate
+)
 from data_pipeline.store import Documents
 
 RANDOM_DOCUMENT_TRIES = 10  # the reference gives up after ten draws and pairs a document with itself
-
-
-class Sequences(NamedTuple):
-    """N sequences in the order of the text; starts and lengths count tokens of the window. All int64 [N]."""
-
-    a_start: np.ndarray
-    a_length: np.ndarray
-    b_start: np.ndarray
-    b_length: np.ndarray
-    next_sentence_labels: np.ndarray
-    """1 = B is a random sentence, 0 = B follows A."""
 
 
 def next_sentence_pairs(documents: Documents, config: DataConfig, key: np.uint64) -> Sequences:
     """Draws one pass of the reference's sentence pairs (`create_pretraining_data.py`, BERT section A.1).
 
     The reference walks each document: a chunk of sentences up to a target length is cut at a random place; if its
-    second part is replaced by random text, the walk goes on right after A, else after the chunk. Where a walk goes
-    from a sentence depends on draws of that sentence alone. So every sentence gets its draws and its successor at
-    once, and the sentences that the walks reach are found by doubling their stride.
+    second part is replaced by random text, the walk goes on right after A, else after the chunk. A chunk of one
+    sentence is always given random text, so more than half of the labels are 1.
     """
-    offsets, borders = documents.sentence_offsets, documents.document_offsets
-    draws = _Draws(key)
-    max_tokens = config.sequence_length - 3
-    targets = _target_lengths(len(borders) - 1, max_tokens, config.short_sequence_probability, draws)
+    offsets, max_tokens, draws = documents.sentence_offsets, config.sequence_length - 3, _draws(key)
+    chunks = _chunks(documents, config, max_tokens, draws)
+    is_random = (chunks.size == 1) | _coin(draws["is_random"], chunks.start)
+    chunks, is_random = _walked(chunks, np.where(is_random, chunks.a_end, chunks.end), documents, is_random)
 
-    sentences = np.arange(len(offsets) - 1)
-    document = np.repeat(np.arange(len(borders) - 1), np.diff(borders))
-    full = np.searchsorted(offsets, offsets[sentences] + targets[document], side="left")
-    chunk_end = np.minimum(full, borders[document + 1])
-    in_chunk = chunk_end - sentences
-    a_end = sentences + 1 + randomness.integers(draws.a_end, sentences, in_chunk - 1)
-    is_random = (in_chunk == 1) | (randomness.bits(draws.is_random, sentences) >> np.uint64(63)).astype(bool)
-
-    successor = np.where(is_random, a_end, chunk_end)
-    start = _reached(successor, borders)
-    document, a_end, chunk_end, is_random = document[start], a_end[start], chunk_end[start], is_random[start]
-
+    start, a_end = chunks.start, chunks.a_end
     a_length = offsets[a_end] - offsets[start]
-    b_first, b_end = a_end.copy(), chunk_end.copy()
+    b_first, b_end = a_end.copy(), chunks.end.copy()
     chosen = np.flatnonzero(is_random)
-    b_first[chosen], b_end[chosen] = _random_segment(
-        documents, start[chosen], document[chosen], targets[document[chosen]] - a_length[chosen], draws
-    )
-    pairs = Sequences(offsets[start], a_length, offsets[b_first], offsets[b_end] - offsets[b_first], is_random)
-    return _truncate(pairs._replace(next_sentence_labels=is_random.astype(np.int64)), max_tokens, start, draws)
+    other = _other_document(start[chosen], chunks.document[chosen], documents, draws)
+    borders = documents.document_offsets
+    first = borders[other] + randomness.integers(draws["sentence"], start[chosen], borders[other + 1] - borders[other])
+    b_first[chosen] = first
+    b_end[chosen] = _end_of_segment(documents, other, offsets[first], chunks.target[chosen] - a_length[chosen])
+    pairs = Sequences(offsets[start], a_length, offsets[b_first], offsets[b_end] - offsets[b_first],
+                      is_random.astype(np.int64))  # fmt: skip
+    return truncate(pairs, max_tokens, start, (draws["front_a"], draws["front_b"]))
 
 
-class _Draws:
-    """One key for each kind of random decision."""
+def balanced_next_sentence_pairs(documents: Documents, config: DataConfig, key: np.uint64) -> Sequences:
+    """The reference's walk with a label that is a fair coin whatever the text looks like.
 
-    def __init__(self, key: np.uint64) -> None:
-        names = ("short", "target", "a_end", "is_random", "sentence", "front_a", "front_b")
-        for number, name in enumerate(names):
-            setattr(self, name, randomness.key(int(key), number))
-        self.document = [randomness.key(int(key), len(names), attempt) for attempt in range(RANDOM_DOCUMENT_TRIES)]
-
-    short: np.uint64
-    target: np.uint64
-    a_end: np.uint64
-    is_random: np.uint64
-    sentence: np.uint64
-    front_a: np.uint64
-    front_b: np.uint64
-
-
-def _target_lengths(documents: int, max_tokens: int, short_probability: float, draws: _Draws) -> np.ndarray:
-    """One target length for each document and pass, int64 [documents]."""
-    counter = np.arange(documents)
-    short = randomness.uniform(draws.short, counter) < short_probability
-    return np.where(short, 2 + randomness.integers(draws.target, counter, max_tokens - 1), max_tokens)
-
-
-def _reached(successor: np.ndarray, borders: np.ndarray) -> np.ndarray:
-    """Sentences on the walk of any document, ascending. A walk starts at a border and ends before the next one.
-
-    After round k the marked sentences are the first 2^k stops of each walk and `stride` jumps 2^k stops.
+    What forces the reference's hand is a chunk that cannot be cut. Here sentences of more than half a row are cut
+    into parts first, and a chunk of one part is cut at a random token. Nor does the place where B begins give the
+    label away: where a true B would begin inside a document, or inside a sentence, so does a random one. Single
+    tokens that end a walk have no second half and are left out.
     """
-    nowhere = len(successor)
-    ends = np.zeros(nowhere + 1, bool)
-    ends[borders[1:]] = True
-    stride = np.append(np.where(ends[successor], nowhere, successor), nowhere)
-    marked = np.zeros(nowhere + 1, bool)
-    marked[borders[:-1]] = True
-    while True:
-        marked[stride[np.flatnonzero(marked)]] = True
-        stride = stride[stride]
-        if (stride[borders[:-1]] == nowhere).all():
-            return np.flatnonzero(marked[:-1])
-
-
-def _random_segment(
-    documents: Documents, start: np.ndarray, document: np.ndarray, target: np.ndarray, draws: _Draws
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sentences [first, end) of another document that hold at least `target` tokens, or run to its end. [n], [n]."""
+    max_tokens, draws = config.sequence_length - 3, _draws(key)
+    documents = cut_long_sentences(documents, max(1, max_tokens // 2))
     offsets, borders = documents.sentence_offsets, documents.document_offsets
+    chunks = _chunks(documents, config, max_tokens, draws)
+    is_random = _coin(draws["is_random"], chunks.start)
+    chunks, is_random = _walked(
+        chunks, np.where(is_random & (chunks.size > 1), chunks.a_end, chunks.end), documents, is_random
+    )
+    chunks, is_random, a_length = _cut_in_two(chunks, is_random, offsets, draws)
+
+    b_start = offsets[chunks.start] + a_length
+    b_end = offsets[chunks.end]
+    chosen = np.flatnonzero(is_random)
+    start, single = chunks.start[chosen], chunks.size[chosen] == 1
+    other = _other_document(start, chunks.document[chosen], documents, draws)
+    sentences = borders[other + 1] - borders[other]
+    inside = single | (sentences == 1)
+    nth = randomness.integers(draws["sentence"], start, np.where(inside, sentences, sentences - 1))
+    first = borders[other] + nth + ~inside
+    length = offsets[first + 1] - offsets[first]
+    skipped = np.minimum(1 + randomness.integers(draws["token"], start, np.maximum(length - 1, 1)), length - 1)
+    b_start[chosen] = offsets[first] + np.where(inside, skipped, 0)
+    last = _end_of_segment(documents, other, b_start[chosen], chunks.target[chosen] - a_length[chosen])
+    b_end[chosen] = offsets[last]
+    pairs = Sequences(offsets[chunks.start], a_length, b_start, b_end - b_start, is_random.astype(np.int64))
+    return truncate(pairs, max_tokens, chunks.start, (draws["front_a"], draws["front_b"]))
+
+
+def sentence_order_pairs(documents: Documents, config: DataConfig, key: np.uint64) -> Sequences:
+    """Sentence-order prediction (ALBERT, arXiv 1909.11942, section 3.1): A and B are neighbours in the text; with
+    probability 0.5 they have changed places, and the label is 1.
+
+    Chunks are the reference's, one after another; those that cannot be cut are treated as in `nsp-balanced`.
+    """
+    max_tokens, draws = config.sequence_length - 3, _draws(key)
+    documents = cut_long_sentences(documents, max(1, max_tokens // 2))
+    offsets = documents.sentence_offsets
+    chunks = _chunks(documents, config, max_tokens, draws)
+    chunks, swapped = _walked(chunks, chunks.end, documents, _coin(draws["is_random"], chunks.start))
+    chunks, swapped, length = _cut_in_two(chunks, swapped, offsets, draws)
+    first, middle, end = offsets[chunks.start], offsets[chunks.start] + length, offsets[chunks.end]
+    pairs = Sequences(
+        a_start=np.where(swapped, middle, first),
+        a_length=np.where(swapped, end - middle, length),
+        b_start=np.where(swapped, first, middle),
+        b_length=np.where(swapped, length, end - middle),
+        next_sentence_labels=swapped.astype(np.int64),
+    )
+    return truncate(pairs, max_tokens, chunks.start, (draws["front_a"], draws["front_b"]))
+
+
+def full_sentences(documents: Documents, config: DataConfig, key: np.uint64) -> Sequences:
+    """[CLS] A [SEP]: as many whole sentences of one document as fit (DOC-SENTENCES of RoBERTa, arXiv 1907.11692,
+    section 4.2), for masked-language modelling alone. A sentence longer than a row is cut; no token is left out.
+    """
+    return _filled(documents, config, key, documents.document_offsets)
+
+
+def full_sentences_across_documents(documents: Documents, config: DataConfig, key: np.uint64) -> Sequences:
+    """As `full_sentences`, but a row goes on in the next document (FULL-SENTENCES of RoBERTa).
+
+    Documents end in a separator, as `with_separators` puts it there; one at the end of a sequence is left out.
+    """
+    separators = documents.sentence_offsets[documents.document_offsets[1:]] - 1
+    drawn = _filled(documents, config, key, documents.document_offsets[[0, -1]])
+    last = drawn.a_start + drawn.a_length - 1
+    starts_so, ends_so = np.isin(drawn.a_start, separators), np.isin(last, separators)
+    length = drawn.a_length - starts_so - ends_so
+    kept = length > 0
+    drawn = drawn._replace(a_start=drawn.a_start + starts_so, a_length=length)
+    return Sequences(*(values[kept] for values in drawn))
+
+
+def _filled(documents: Documents, config: DataConfig, key: np.uint64, borders: np.ndarray) -> Sequences:
+    """Sentences up to each document's target length, on walks that begin at the sentences `borders` [n + 1]."""
+    max_tokens, draws = config.sequence_length - 2, _draws(key)
+    whole = cut_long_sentences(documents, max_tokens)
+    offsets = whole.sentence_offsets
+    borders = np.searchsorted(offsets, documents.sentence_offsets[borders])
+    sentences, document = np.arange(len(offsets) - 1), document_of_sentence(whole)
+    targets = target_lengths(len(whole.document_offsets) - 1, max_tokens, config.short_sequence_probability,
+                             (draws["short"], draws["target"]))  # fmt: skip
+    fitting = np.searchsorted(offsets, offsets[sentences] + targets[document], side="right") - 1
+    walk_end = np.repeat(borders[1:], np.diff(borders))
+    end = np.minimum(np.maximum(fitting, sentences + 1), walk_end)
+    start = reached(end, borders)
+    nothing = np.zeros(len(start), np.int64)
+    return Sequences(offsets[start], offsets[end[start]] - offsets[start], nothing, nothing, nothing)
+
+
+class _Chunks(NamedTuple):
+    """The chunk that would begin at each sentence; all int64 [N]."""
+
+    start: np.ndarray
+    document: np.ndarray
+    target: np.ndarray
+    end: np.ndarray
+    size: np.ndarray
+    """Sentences in the chunk."""
+    a_end: np.ndarray
+    """Where A ends if it is cut between sentences: after the first, if there is but one."""
+
+
+def _chunks(documents: Documents, config: DataConfig, max_tokens: int, draws: dict[str, np.uint64]) -> _Chunks:
+    offsets, borders = documents.sentence_offsets, documents.document_offsets
+    start, document = np.arange(len(offsets) - 1), document_of_sentence(documents)
+    keys = (draws["short"], draws["target"])
+    target = target_lengths(len(borders) - 1, max_tokens, config.short_sequence_probability, keys)[document]
+    full = np.searchsorted(offsets, offsets[start] + target, side="left")
+    end = np.minimum(full, borders[document + 1])
+    size = end - start
+    return _Chunks(start, document, target, end, size, start + 1 + randomness.integers(draws["a_end"], start, size - 1))
+
+
+def _walked(
+    chunks: _Chunks, successor: np.ndarray, documents: Documents, label: np.ndarray
+) -> tuple[_Chunks, np.ndarray]:
+    """The chunks, and their labels, that walks over the documents reach."""
+    start = reached(successor, documents.document_offsets)
+    return _Chunks(*(values[start] for values in chunks)), label[start]
+
+
+def _cut_in_two(
+    chunks: _Chunks, label: np.ndarray, offsets: np.ndarray, draws: dict[str, np.uint64]
+) -> tuple[_Chunks, np.ndarray, np.ndarray]:
+    """Chunks of more than a token, their labels, and the length of their first part: up to a sentence, or to a token
+    where there is one sentence."""
+    tokens = offsets[chunks.end] - offsets[chunks.start]
+    inside = 1 + randomness.integers(draws["cut"], chunks.start, np.maximum(tokens - 1, 1))
+    length = np.where(chunks.size > 1, offsets[chunks.a_end] - offsets[chunks.start], inside)
+    kept = tokens > 1
+    return _Chunks(*(values[kept] for values in chunks)), label[kept], length[kept]
+
+
+def _other_document(
+    start: np.ndarray, document: np.ndarray, documents: Documents, draws: dict[str, np.uint64]
+) -> np.ndarray:
+    """For each chunk another document, or after ten draws its own."""
     other = document.copy()
-    for draw in draws.document:
+    for attempt in range(RANDOM_DOCUMENT_TRIES):
         same = np.flatnonzero(other == document)
         if not same.size:
             break
-        other[same] = randomness.integers(draw, start[same], len(borders) - 1)
-    first = borders[other] + randomness.integers(draws.sentence, start, borders[other + 1] - borders[other])
-    end = np.searchsorted(offsets, offsets[first] + np.maximum(target, 1), side="left")
-    return first, np.minimum(end, borders[other + 1])
+        count = len(documents.document_offsets) - 1
+        other[same] = randomness.integers(randomness.key(int(draws["document"]), attempt), start[same], count)
+    return other
 
 
-def _truncate(pairs: Sequences, max_tokens: int, start: np.ndarray, draws: _Draws) -> Sequences:
-    """Cuts pairs to max_tokens as the reference does token by token: off the longer one, B on a tie, front or back
-    with equal chance. How much each loses follows from the lengths; how much of it at the front is a coin for each.
-    """
-    excess = np.maximum(pairs.a_length + pairs.b_length - max_tokens, 0)
-    difference = pairs.a_length - pairs.b_length
-    from_longer = np.minimum(excess, np.abs(difference))
-    shared = excess - from_longer
-    a_cut = shared // 2 + np.where(difference > 0, from_longer, 0)
-    b_cut = excess - a_cut
-    return pairs._replace(
-        a_start=pairs.a_start + randomness.coin_flips(draws.front_a, start, a_cut),
-        a_length=pairs.a_length - a_cut,
-        b_start=pairs.b_start + randomness.coin_flips(draws.front_b, start, b_cut),
-        b_length=pairs.b_length - b_cut,
-    )
+def _end_of_segment(documents: Documents, document: np.ndarray, start: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The sentence before which a segment from token `start` ends, holding `target` tokens or the document's rest."""
+    end = np.searchsorted(documents.sentence_offsets, start + np.maximum(target, 1), side="left")
+    return np.minimum(end, documents.document_offsets[document + 1])
 
 
-# What `data.pairing` names: each draws one pass over a window's documents.
-PAIRINGS = {"nsp": next_sentence_pairs}
+_KINDS = ("short", "target", "a_end", "is_random", "sentence", "front_a", "front_b", "document", "token", "cut")
+
+
+def _draws(key: np.uint64) -> dict[str, np.uint64]:
+    """One key for each kind of random decision."""
+    return {kind: randomness.key(int(key), number) for number, kind in enumerate(_KINDS)}
+
+
+def _coin(key: np.uint64, counters: np.ndarray) -> np.ndarray:
+    return (randomness.bits(key, counters) >> np.uint64(63)).astype(bool)
+
+
+class Pairing(NamedTuple):
+    """A way of pairing and what it asks of a window."""
+
+    draw: Callable[[Documents, DataConfig, np.uint64], Sequences]
+    """One pass over a window's documents."""
+    documents: int
+    """The fewest it can do with."""
+    separated: bool = False
+    """Whether each document is to end in a separator."""
+
+
+# What `data.pairing` names.
+PAIRINGS = {
+    "nsp": Pairing(next_sentence_pairs, 2),
+    "nsp-balanced": Pairing(balanced_next_sentence_pairs, 2),
+    "sop": Pairing(sentence_order_pairs, 1),
+    "none": Pairing(full_sentences, 1),
+    "none-across": Pairing(full_sentences_across_documents, 1, separated=True),
+}

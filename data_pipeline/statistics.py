@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline import stream
+from data_pipeline import windows
 from data_pipeline.config import DataConfig
 from data_pipeline.store import Corpus, read_block
 
@@ -14,8 +14,8 @@ DEGENERATE_LABEL_SHARE = 0.85  # above it, always guessing one label is nearly r
 class WindowFacts(NamedTuple):
     """Facts of the first window of a stream, which stand for the rest of it."""
 
-    random_labels: float
-    """Share of sequences whose B is random: the label 1 of next-sentence prediction."""
+    random_labels: float | None
+    """Share of label 1 among the sequences that have one: B is random or, in sentence order, swapped."""
     fill: float
     """Share of positions that hold a token and not padding."""
     rows_per_epoch: float
@@ -33,14 +33,13 @@ def unigram_entropy(corpus: Corpus, split: str) -> float:
 
 def window_facts(corpus: Corpus, config: DataConfig, seed: int) -> WindowFacts:
     """Plans the first training window and describes it."""
-    blocks = corpus.blocks["train"]
-    first = stream.windows_of_epoch(corpus, config, "train", seed, 0)[0]
-    window = stream.plan_window(corpus, config, "train", seed, 0, 0)
-    share = sum(block.tokens for block in first) / sum(block.tokens for block in blocks)
-    sequences = window.sequences
-    tokens = sequences.a_length.sum() + sequences.b_length.sum() + 3 * len(sequences.a_length)
+    windows.check_pairing(corpus, config, "train")
+    first = windows.windows_of_epoch(corpus, config, "train", seed, 0)[0]
+    window = windows.plan_window(corpus, config, first, (seed, 0, 0))
+    share = sum(block.tokens for block in first) / sum(block.tokens for block in corpus.blocks["train"])
+    labelled = window.sequences.next_sentence_labels[window.sequences.b_length > 0]
     return WindowFacts(
-        random_labels=float(sequences.next_sentence_labels.mean()),
-        fill=float(tokens / (window.rows * config.sequence_length)),
+        random_labels=float(labelled.mean()) if len(labelled) else None,
+        fill=float(window.sequences.lengths.sum() / max(1, window.rows * config.sequence_length)),
         rows_per_epoch=window.rows / share,
     )

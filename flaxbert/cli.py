@@ -1,14 +1,11 @@
 """The command line: parses, joins the stream to the loop, and leaves the work to the rooms it belongs to."""
 
-import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
-import io
 import os
 import pathlib
-import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from data_pipeline.config import PrepareConfig
+from flaxbert import flags
 from flaxbert.config import Experiment, with_vocabulary
 
 DONE, USER_ERROR, STOPPED = 0, 1, 75
@@ -46,6 +44,24 @@ class Pretrain:
     workdir: str
     """The run's folder: settings, checkpoints, metrics."""
     settings: Annotated[Experiment, tyro.conf.arg(name="")] = Experiment()
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Examine a prepared corpus: what makes runs fail, and what mends it."""
+
+    corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
+    """A prepared corpus. The checksum of every shard is compared first."""
+    batch_size: int = 256
+    """Rows in a batch: what steps are counted in."""
+    lengths: tuple[int, ...] = (128, 512)
+    """The sequence lengths to draw sequences at; the default is that of the paper's two phases."""
+    sample_tokens: int = 200_000_000
+    """Training tokens that are read; of a larger corpus, blocks spread evenly over it."""
+    json: str | None = None
+    """Write all that was measured as JSON. `-`: to standard output, and nothing else."""
+    plot: str | None = None
+    """Draw histograms into this file, which ends in .png."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +105,32 @@ def prepare(arguments: Prepare) -> int:
 
 def pretrain(arguments: Pretrain) -> int:
     from data_pipeline.store import open_corpus
-    from flaxbert.training.run import begin_or_resume
 
-    corpus = open_corpus(arguments.corpus)
-    experiment = with_vocabulary(arguments.settings, corpus.vocab_size)
-    _describe(corpus, experiment)
+    corpus = open_corpus(arguments.corpus)  # before JAX is imported: a mistyped path is told of at once
+    experiment, facts = with_vocabulary(arguments.settings, corpus.vocab_size), _corpus_facts(corpus)
 
     from flaxbert.training.loop import check_devices, train
+    from flaxbert.training.run import begin_or_resume, check_run, describe_changes
 
+    changed = check_run(arguments.workdir, experiment, facts)
     check_devices(experiment)
-    begin_or_resume(arguments.workdir, experiment, _corpus_facts(corpus), str(pathlib.Path(corpus.path) / "tokenizer"))
+    _describe(corpus, experiment)
+    for sentence in describe_changes(changed or {}):
+        print(sentence, file=sys.stderr)
+    begin_or_resume(arguments.workdir, experiment, facts, str(pathlib.Path(corpus.path) / "tokenizer"))
     return STOPPED if train(experiment, arguments.workdir, _streams(corpus, experiment)).stopped else DONE
+
+
+def doctor(arguments: Doctor) -> int:
+    """Status 0 with troubles found, too: they are an answer, not an error."""
+    from data_pipeline import health, progress, verdicts
+    from flaxbert.tools import doctor as tool
+
+    tool.check_outputs(arguments.json, arguments.plot)
+    with progress.Progress(visible=True).waiting(f"examining {arguments.corpus}"):
+        found = health.examine(arguments.corpus, arguments.batch_size, arguments.lengths, arguments.sample_tokens)
+    tool.show(verdicts.report(found), arguments.json, arguments.plot)
+    return DONE
 
 
 def export(arguments: Export) -> int:
@@ -136,6 +167,7 @@ def quickstart(arguments: Quickstart) -> int:
 COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
     "prepare": (Prepare, prepare),
     "pretrain": (Pretrain, pretrain),
+    "doctor": (Doctor, doctor),
     "export": (Export, export),
     "fill-mask": (FillMask, fill_mask),
     "quickstart": (Quickstart, quickstart),
@@ -199,49 +231,13 @@ def _usage() -> str:
 
 
 def _parse(kind: Any, name: str, argv: list[str]) -> Any:
-    """Flags → the command's dataclass. tyro's page about a mistake becomes the one sentence at its head."""
-    default: dict[str, Any] = {}
+    """The command's dataclass. An experiment's values are the defaults of the flags that follow its name."""
+    default = None
     if kind is Pretrain and argv and argv[0] not in ("-h", "--help"):
-        # The experiment's values are the defaults of the flags that follow it.
         if argv[0].startswith("-"):
             raise ValueError(f"found {argv[0]} before the EXPERIMENT: flaxbert pretrain EXPERIMENT {argv[0]} ...")
-        default = {"default": Pretrain(argv[0], tyro.MISSING, tyro.MISSING, load_experiment(argv[0]))}
-    page = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(page), _wide_terminal("-h" not in argv and "--help" not in argv):
-            return tyro.cli(
-                kind, args=argv, prog=f"flaxbert {name}", config=(tyro.conf.FlagConversionOff,), **default
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ValueError(_head_of(page.getvalue())) from None
-
-
-def _head_of(page: str) -> str:
-    """The first paragraph of tyro's boxed page, and its suggestion, as one sentence."""
-    lines = [line.strip("│ ") for line in page.splitlines() if line.startswith("│")]
-    parts = [part.strip() for part in re.split(r"─{5,}", "\n".join(lines))]
-    if parts[0].startswith("Missing from"):
-        return "missing " + ", ".join(re.findall(r"^\s*(--\S+|[A-Z.]{3,}$)", parts[0].partition(":")[2], re.MULTILINE))
-    head = re.sub(r"^Error parsing settings\.\w+: ", "", " ".join(parts[0].split()))
-    meant = re.search(r"(?:Perhaps you meant:|similar to \S+:)\s+(--\S+)", page.replace("│", ""))
-    return head + (f" (did you mean {meant.group(1)}?)" if meant else "")
-
-
-@contextlib.contextmanager
-def _wide_terminal(wide: bool) -> Iterator[None]:
-    """Keeps tyro from breaking a sentence over lines."""
-    before = os.environ.get("COLUMNS")
-    if wide:
-        os.environ["COLUMNS"] = "1000"
-    try:
-        yield
-    finally:
-        if wide:
-            os.environ.pop("COLUMNS")
-            if before is not None:
-                os.environ["COLUMNS"] = before
+        default = Pretrain(argv[0], tyro.MISSING, tyro.MISSING, load_experiment(argv[0]))
+    return flags.parse(kind, f"flaxbert {name}", argv, default)
 
 
 def _sentence(error: BaseException) -> str:
@@ -269,20 +265,29 @@ def _count(corpus: Any, split: str) -> dict[str, int]:
 def _describe(corpus: Any, experiment: Experiment) -> None:
     """Prints what the run will see, and warns where next-sentence prediction cannot teach."""
     from data_pipeline.statistics import DEGENERATE_LABEL_SHARE, unigram_entropy, window_facts
+    from data_pipeline.windows import check_pairing
 
-    if experiment.train.eval_every and _count(corpus, "validation")["documents"] < 2:
-        raise ValueError(
-            f"{corpus.path} holds {_count(corpus, 'validation')['documents']} held-out documents and an evaluation "
-            "needs two: prepare with a larger --validation-fraction, or train with --train.eval-every 0"
-        )
+    if experiment.train.eval_every:
+        try:
+            check_pairing(corpus, experiment.data, "validation")
+        except ValueError as error:
+            raise ValueError(f"{error}; --train.eval-every 0 trains without evaluation") from None
     facts = window_facts(corpus, experiment.data, experiment.train.seed)
     steps = facts.rows_per_epoch / experiment.train.batch_size
+    if steps < 1:
+        raise ValueError(
+            f"{corpus.path} gives {facts.rows_per_epoch:,.0f} rows an epoch, fewer than one batch of "
+            f"{experiment.train.batch_size}: prepare more text, or choose a smaller --train.batch-size"
+        )
     print(f"corpus: {_count(corpus, 'train')['tokens']:,} tokens, {facts.rows_per_epoch:,.0f} rows an epoch "
           f"({steps:,.0f} steps), rows {facts.fill:.0%} full", file=sys.stderr)  # fmt: skip
-    print(f"next sentence: {facts.random_labels:.0%} of the labels are 'random'", file=sys.stderr)
-    if max(facts.random_labels, 1 - facts.random_labels) > DEGENERATE_LABEL_SHARE:
-        print("warning: nearly all next-sentence labels are the same, so that head learns to say so and no more; "
-              "its usual cause is text with one sentence a document or a line", file=sys.stderr)  # fmt: skip
+    if facts.random_labels is not None:
+        label = "'swapped'" if experiment.data.pairing == "sop" else "'random'"
+        print(f"sentence pairs: {facts.random_labels:.0%} of the labels are {label}", file=sys.stderr)
+        if max(facts.random_labels, 1 - facts.random_labels) > DEGENERATE_LABEL_SHARE:
+            print("warning: nearly all next-sentence labels are the same, so that head learns to say so and no more; "
+                  "its usual cause is text with one sentence a document or a line; --data.pairing nsp-balanced draws "
+                  "half and half from any text", file=sys.stderr)  # fmt: skip
     if experiment.train.eval_every:
         print(f"unigram entropy of the held-out text: {unigram_entropy(corpus, 'validation'):.3f} nats "
               "(a loss that stays there has learnt frequencies alone)", file=sys.stderr)  # fmt: skip
@@ -292,7 +297,8 @@ def _streams(corpus: Any, experiment: Experiment) -> Any:
     """The corpus's streams as the loop takes them."""
     import jax
 
-    from data_pipeline.stream import Position, batches
+    from data_pipeline.stream import batches
+    from data_pipeline.windows import Position
     from flaxbert.training.loop import Streams
 
     hosts = dict(host_index=jax.process_index(), host_count=jax.process_count())

@@ -134,7 +134,7 @@ class TrainConfig:
 
     steps: int = 1_000_000
     batch_size: int = 256
-    """Sequences in a global batch."""
+    """Rows in a global batch: as many sequences, unless `data.packing` puts several into one."""
     seed: int = 0
     """Of parameters, dropout and the stream of batches."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("flaxbert", "data_pipeline")
 
 # flaxbert's floors from the bottom up. A module imports its own floor and those below it.
-FLOORS = (("config",), ("sharding",), ("interop", "model"), ("training",), ("finetuning", "tools"), ("cli",))
+FLOORS = (("config", "flags"), ("sharding",), ("interop", "model"), ("training",), ("finetuning", "tools"), ("cli",))
 NOT_FOR_DATA = ("jax", "jaxlib", "flax", "optax", "orbax", "flaxbert")
 DATA_FOR_FLAXBERT = ("data_pipeline.config", "data_pipeline.tokenizer")
 NO_NAMES = ("utils", "helpers", "common")

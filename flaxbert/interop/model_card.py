@@ -131,6 +131,16 @@ print(model.fill_mask("A sentence with one [MASK] in it."))
 ```"""
 
 
+_UNTRAINED = "Its next-sentence head was not trained: this run drew no pairs."
+
+# What `data.pairing` makes of the next-sentence head, where it is not what the head's name says.
+_OTHER_HEADS = {
+    "sop": "Its next-sentence head was trained on sentence order: label 0 = in the order of the text, 1 = swapped.",
+    "none": _UNTRAINED,
+    "none-across": _UNTRAINED,
+}
+
+
 def _limitations(facts: Facts) -> str:
     points = [
         "It has seen the corpus above and nothing else. It repeats the errors and the prejudices of that text, and it "
@@ -145,6 +155,8 @@ def _limitations(facts: Facts) -> str:
             f"With {facts.parameters / 1e6:.1f} million parameters it is small (BERT-base has 110 million): do not "
             "expect the quality of published models.",
         )
+    if facts.experiment.data.pairing in _OTHER_HEADS:
+        points.insert(0, _OTHER_HEADS[facts.experiment.data.pairing])
     if facts.step < facts.experiment.train.steps:
         points.insert(0, "The recipe had not run to its end when these weights were saved.")
     return "## Limitations\n\n" + "\n".join(f"- {point}" for point in points)

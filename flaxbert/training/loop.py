@@ -14,7 +14,6 @@ import numpy as np
 from flaxbert.config import Experiment
 from flaxbert.sharding import make_mesh
 from flaxbert.training import checkpoint
-from flaxbert.training.memory import keep_freed_memory
 from flaxbert.training.metrics import Record, Report, flops_per_sequence, open_report, peak_flops
 from flaxbert.training.objective import summarize, zero_sums
 from flaxbert.training.optimizer import learning_rate_schedule
@@ -68,7 +67,6 @@ def check_devices(experiment: Experiment) -> None:
 
 def train(experiment: Experiment, workdir: str, streams: Streams) -> Outcome:
     """Trains from the newest checkpoint of `workdir` (or from the start) to the last step or a signal."""
-    keep_freed_memory()
     mesh = make_mesh(experiment.mesh)
     with jax.set_mesh(mesh), checkpoint.open_checkpoints(workdir, experiment.train.keep_checkpoints) as manager:
         functions = build_functions(experiment, mesh)
@@ -182,7 +180,8 @@ def _train_record(experiment: Experiment, step: int, sums: dict[str, Any], inter
     seconds = time.perf_counter() - interval.began
     rows_per_second = interval.steps * config.batch_size / seconds
     steps = float(sums["steps"])
-    fill = float(sums["tokens"]) / (steps * config.batch_size * length)
+    rows = steps * config.batch_size
+    fill = float(sums["tokens"]) / (rows * length)
     flops = flops_per_sequence(experiment.model, length, experiment.data.predictions_per_row)
     peak = peak_flops(jax.devices()[0].device_kind)
     return {
@@ -193,7 +192,7 @@ def _train_record(experiment: Experiment, step: int, sums: dict[str, Any], inter
         "gradient_norm": float(sums["gradient_norm"]) / steps,
         "fill": fill,
         "seconds": seconds,
-        "sequences_per_second": rows_per_second,
+        "sequences_per_second": rows_per_second * float(sums["sequences"]) / rows,
         "tokens_per_second": rows_per_second * length * fill,
         "mfu": None if peak is None else rows_per_second * flops / (peak * jax.device_count()),
     }

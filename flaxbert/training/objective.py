@@ -8,7 +8,10 @@ import jax.numpy as jnp
 
 Sums = dict[str, Any]  # float32 scalars
 
-SUMS = ("mlm_loss", "mlm_correct", "mlm_weight", "nsp_loss", "nsp_correct", "nsp_random", "nsp_weight", "tokens")
+SUMS = (
+    "mlm_loss", "mlm_correct", "mlm_weight", "nsp_loss", "nsp_correct", "nsp_random", "nsp_weight", "tokens",
+    "sequences",
+)  # fmt: skip
 
 
 def loss_and_sums(batch: dict[str, jax.Array], mlm_logits: jax.Array, nsp_logits: jax.Array) -> tuple[jax.Array, Sums]:
@@ -23,6 +26,7 @@ def loss_and_sums(batch: dict[str, jax.Array], mlm_logits: jax.Array, nsp_logits
     sums = {f"mlm_{name}": value for name, value in mlm.items()} | {f"nsp_{name}": value for name, value in nsp.items()}
     sums["nsp_random"] = jnp.sum(batch["next_sentence_labels"] * batch["next_sentence_weights"])
     sums["tokens"] = jnp.sum(batch["sequence_ids"] > 0, dtype=jnp.float32)
+    sums["sequences"] = jnp.sum(jnp.max(batch["sequence_ids"], axis=1), dtype=jnp.float32)
     return loss, sums
 
 

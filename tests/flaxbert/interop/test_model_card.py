@@ -57,6 +57,14 @@ def test_corpus_tokenizer_and_results_stand_in_the_card(facts):
     assert "next-sentence loss" not in card and "commoner" not in card
 
 
+@pytest.mark.parametrize("pairing, words", [("sop", "sentence order"), ("none", "not trained"), ("nsp", None)])
+def test_a_next_sentence_head_that_is_none_is_said_to_be_none(facts, pairing, words):
+    data = dataclasses.replace(facts.experiment.data, pairing=pairing)
+    card = model_card(facts._replace(experiment=dataclasses.replace(facts.experiment, data=data)))
+    assert ("Its next-sentence head was" in card) == (words is not None)
+    assert words is None or words in card
+
+
 def test_next_sentence_accuracy_stands_beside_the_majority_label(facts):
     card = model_card(facts._replace(results=RESULTS | {"nsp_random": 0.375}))
     assert "| next-sentence accuracy | 0.7500 |\n| for comparison: always saying the commoner" in card

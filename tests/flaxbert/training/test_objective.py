@@ -40,6 +40,7 @@ def plain_sums(batch, mlm, nsp):
             sums[f"{head}_weight"] += weight
     sums["nsp_random"] = float((batch["next_sentence_labels"] * batch["next_sentence_weights"]).sum())
     sums["tokens"] = float((batch["sequence_ids"] > 0).sum())
+    sums["sequences"] = float(sum(max(row) for row in batch["sequence_ids"].tolist()))
     return sums
 
 

@@ -1,0 +1,73 @@
+"""What masking chooses from: the tokens of a batch that may be predicted, and an order of them at random."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipeline import randomness
+from data_pipeline.assembly import Layout
+
+
+class Candidates(NamedTuple):
+    """The candidates of n sequences in B rows of S positions. A cell is a place in the flat batch: row * S + column."""
+
+    eligible: np.ndarray
+    """[B, S] bool: neither [CLS] nor [SEP] nor padding."""
+    layout: Layout
+    quota: np.ndarray
+    """[n] how many tokens of each sequence to predict."""
+    row_keys: np.ndarray
+    """uint64 [B]: they decide all that is random."""
+    sequences_per_row: int
+
+    def per_sequence(self, cells: np.ndarray) -> np.ndarray:
+        """How many of `cells` [B, S] bool are true in each sequence, int64 [n]."""
+        starts = self.layout.row * cells.shape[1] + self.layout.start
+        return np.add.reduceat(cells.ravel().view(np.uint8), starts, dtype=np.int64)
+
+    def shuffled(self, cells: np.ndarray, most: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(cells, how many of each sequence [n]): the true ones of `cells` [B, S], at most `most` [n] of each sequence,
+        sequence by sequence and each sequence in random order.
+
+        A cell's random bits, the number of its sequence in the row and its column share one integer of 32 bits, so
+        sorting the rows does it all, several times as fast as with 64 bits. At length 512 that leaves 23 random ones
+        without packing and 19 with 16 sequences in a row: two that tie keep the order of the text.
+        """
+        rows, length = cells.shape
+        row = self.layout.row
+        column_bits, sequence_bits = (int(n - 1).bit_length() for n in (length, self.sequences_per_row))
+        low = np.uint32(2**column_bits - 1)
+        keys = _random_bits(self.row_keys, length)
+        keys >>= np.uint32(sequence_bits)
+        keys &= ~low
+        keys |= np.arange(length, dtype=np.uint32)
+        if sequence_bits:
+            keys |= self._numbers(length) << np.uint32(32 - sequence_bits)
+        keys[~cells] = 0xFFFFFFFF
+        keys.sort(axis=1)
+        counts = self.per_sequence(cells)
+        before = np.cumsum(counts) - counts
+        first_of_row = before[np.searchsorted(row, row)]
+        taken = counts if most is None else np.minimum(counts, most)
+        begin = row * length + before - first_of_row
+        columns = keys.ravel()[np.repeat(begin, taken) + ragged_range(taken)] & low
+        return np.repeat(row * length, taken) + columns, taken
+
+    def _numbers(self, length: int) -> np.ndarray:
+        """The number of each cell's sequence in its row, uint32 [B, S]; what follows a sequence counts as its own."""
+        rows, row, start = len(self.row_keys), self.layout.row, self.layout.start
+        steps = np.zeros((rows, length), np.uint32)
+        steps[row, start] = start > 0
+        return np.cumsum(steps, axis=1, dtype=np.uint32)
+
+
+def ragged_range(lengths: np.ndarray) -> np.ndarray:
+    """0 … lengths[0] - 1, 0 … lengths[1] - 1, …; int64."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+
+
+def _random_bits(row_keys: np.ndarray, length: int) -> np.ndarray:
+    """uint32 [B, length], two of each 64-bit draw."""
+    drawn = randomness.bits(row_keys[:, None], np.arange((length + 1) // 2))
+    return drawn.astype("<u8", copy=False).view("<u4")[:, :length]
