@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.metadata
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,15 +11,14 @@ from data_pipeline import engines, python_docs, tokenizer_folder
 from data_pipeline.config import PrepareConfig
 from data_pipeline.progress import Progress, summary_lines
 from data_pipeline.sample import train_on_sample
-from data_pipeline.shards import COUNTS, ShardJob
+from data_pipeline.shards import COUNTS, ShardJob, prepare_shard
 from data_pipeline.sources import Range, Source, find_sources, plan_shards
 from data_pipeline.store import (
     MANIFEST, SPLITS, TOKENIZER_FOLDER, canonical_digest, file_digest, open_corpus, write_json, write_manifest
 )
 from data_pipeline.tokenizer import Tokenizer, load
+from data_pipeline.work_folder import check_same, read_json, work_folder
 
-_WORK = ".prepare"
-_STATE = "state.json"
 _VERSIONED = ("numpy", "pyarrow", "sentencepiece", "sentencex", "tokenizers")
 
 
@@ -57,22 +55,16 @@ def prepare(
     begin = time.monotonic()
     if workers is not None and workers < 1:
         raise ValueError(f"workers {workers} is not positive")
-    folder, created = Path(output), not Path(output).exists()
+    folder = Path(output)
     sources = _sources(inputs, folder)
     plan = _plan(config, sources, folder)
-    if (folder / MANIFEST).exists():
-        manifest = _finished(folder, plan)
-        summary = Summary(folder, manifest, time.monotonic() - begin, 0.0, True)
-    else:
-        try:
-            _open_work_folder(folder, plan)
-            size = _run(config, plan, sources, folder, workers or engines.default_workers(), Progress(progress))
-        except ValueError:
-            if created and folder.exists():
-                shutil.rmtree(folder)
-            raise
-        manifest = open_corpus(folder).manifest
-        summary = Summary(folder, manifest, time.monotonic() - begin, size / 1e6, False)
+    size = None
+    if not (folder / MANIFEST).exists():
+        with work_folder(folder, plan.state()) as work:
+            size = _run(config, plan, sources, work, workers or engines.default_workers(), Progress(progress))
+    manifest = open_corpus(folder).manifest
+    check_same(f"{folder} holds a corpus", manifest, plan.state())
+    summary = Summary(folder, manifest, time.monotonic() - begin, (size or 0) / 1e6, size is None)
     if progress:
         print("\n".join(summary_lines(summary)))
     return summary
@@ -111,79 +103,18 @@ def _source_record(source: Source, folder: Path) -> dict[str, Any]:
     return {"name": Path(source.path).name, "bytes": source.size, "modified": source.modified}
 
 
-def _finished(folder: Path, plan: _Plan) -> dict[str, Any]:
-    """The manifest of a finished corpus, if it is the one that is asked for."""
-    manifest = open_corpus(folder).manifest
-    _check_same(f"{folder} holds a corpus", manifest, plan)
-    return manifest
-
-
-def _check_same(holds: str, recorded: dict[str, Any], plan: _Plan) -> None:
-    """Raises ValueError naming the first setting or source in which a corpus differs from what is asked for."""
-    remedy = "choose another output folder, or delete this one"
-    for field, expected in plan.settings.items():
-        found = recorded["settings"].get(field)
-        if found != expected:
-            raise ValueError(f"{holds} prepared with {field} = {found!r}, asked for is {expected!r}: {remedy}")
-    found_files = recorded["source"]["files"]
-    if found_files != plan.files:
-        pairs = zip([*found_files, None], [*plan.files, None])
-        found, expected = next(pair for pair in pairs if pair[0] != pair[1])
-        raise ValueError(
-            f"{holds} prepared from other sources: found {_describe(found)}, asked for is {_describe(expected)}: "
-            f"{remedy}"
-        )
-
-
-def _describe(file: dict[str, Any] | None) -> str:
-    return "no further file" if file is None else ", ".join(f"{field} {value}" for field, value in file.items())
-
-
-def _open_work_folder(folder: Path, plan: _Plan) -> None:
-    """Makes the folder ready: new, or left unfinished by the same command. Another command's work is not touched."""
-    work = folder / _WORK
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output {folder} is a file: expected a folder, or nothing")
-    if folder.is_dir() and any(folder.iterdir()) and not work.is_dir():
-        raise ValueError(f"output folder {folder} is not empty and holds no prepared corpus: choose another one")
-    state = plan.state()
-    if work.is_dir() and (recorded := _read_json(work / _STATE)) != state:
-        if isinstance(recorded, dict) and {"settings", "source"} <= recorded.keys():
-            _check_same(f"{folder} holds an unfinished corpus", recorded, plan)
-        _clear(folder)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        write_json(work / _STATE, state)
-    except OSError as error:
-        raise ValueError(f"output folder {folder} cannot be written: {error.strerror}") from None
-
-
-def _clear(folder: Path) -> None:
-    """Removes what an unfinished run left that can no longer say what it was; nothing else is touched."""
-    for name in (_WORK, TOKENIZER_FOLDER):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    shards = [path for split in SPLITS for path in folder.glob(f"{split}-?????-of-?????.parquet")]
-    for path in [*shards, *folder.glob(".*.partial"), folder / python_docs.FILE]:
-        path.unlink(missing_ok=True)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
 def _run(
-    config: PrepareConfig, plan: _Plan, sources: list[Source], folder: Path, workers: int, progress: Progress
+    config: PrepareConfig, plan: _Plan, sources: list[Source], work: Path, workers: int, progress: Progress
 ) -> int:
     """Does what is left to do. Returns the bytes of source it read."""
+    folder = work.parent
     shards = plan_shards([_gathered(source, folder, progress) for source in sources], config.shard_megabytes)
     if not shards:
         raise ValueError(_empty(sources))
-    sample = _make_tokenizer(config, plan, shards, folder, workers, progress)
+    sample = _make_tokenizer(config, plan, shards, work, workers, progress)
+    fingerprint = load(folder / TOKENIZER_FOLDER).fingerprint
     jobs = [
-        ShardJob(index, len(shards), ranges, config, folder, folder / _WORK / f"shard-{index:05d}.json")
+        ShardJob(index, len(shards), ranges, config, folder, fingerprint, work / f"shard-{index:05d}.json")
         for index, ranges in enumerate(shards)
     ]
     records = {job.number: record for job in jobs if (record := _whole(job)) is not None}
@@ -191,13 +122,12 @@ def _run(
     sizes = {job.number: sum(part.end - part.start for part in job.ranges) for job in jobs}
     size = sum(sizes[job.number] for job in left)
     with progress.bytes("preparing", sum(sizes.values()), done=sum(sizes.values()) - size) as show:
-        made = engines.run_shards(left, folder / TOKENIZER_FOLDER, workers, show)
+        made = engines.run_shards(prepare_shard, left, workers, show)
     records |= {job.number: record for job, record in zip(left, made)}
     manifest = _manifest(plan, [records[job.number] for job in jobs], load(folder / TOKENIZER_FOLDER), sample)
     if manifest["counts"]["train"]["documents"] + manifest["counts"]["validation"]["documents"] == 0:
         raise ValueError(_empty(sources))
     write_manifest(folder, manifest)
-    shutil.rmtree(folder / _WORK)
     return size
 
 
@@ -217,10 +147,10 @@ def _gathered(source: Source, folder: Path, progress: Progress) -> Source:
 
 
 def _make_tokenizer(
-    config: PrepareConfig, plan: _Plan, shards: list[tuple[Range, ...]], folder: Path, workers: int, progress: Progress
+    config: PrepareConfig, plan: _Plan, shards: list[tuple[Range, ...]], work: Path, workers: int, progress: Progress
 ) -> dict[str, Any] | None:
     """Puts the tokenizer into the folder unless it is there. Returns what it was trained on, None if it was loaded."""
-    target, note = folder / TOKENIZER_FOLDER, folder / _WORK / "sample.json"
+    target, note = work.parent / TOKENIZER_FOLDER, work / "sample.json"
     if plan.tokenizer is not None:
         plan.tokenizer.save(target)
         return None
@@ -237,7 +167,7 @@ def _make_tokenizer(
 
 def _whole(job: ShardJob) -> dict[str, Any] | None:
     """The record of a shard that an earlier run finished, if its files are what it says."""
-    record = _read_json(job.record)
+    record = read_json(job.record)
     if record is None:
         return None
     for shard in record["shards"].values():

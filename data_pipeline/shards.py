@@ -1,5 +1,7 @@
 """One shard: ranges of source text → a Parquet file of training documents and one of held-out documents."""
 
+import contextlib
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
@@ -10,8 +12,11 @@ from data_pipeline.config import PrepareConfig
 from data_pipeline.corpus import Document, read_documents
 from data_pipeline.sentences import sentence_splitter
 from data_pipeline.sources import Range
-from data_pipeline.store import SPLITS, Documents, ShardWriter, join, shard_name, token_dtype, write_json
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.store import (
+    SPLITS, TOKENIZER_FOLDER, Documents, ShardWriter, join, shard_name, token_dtype, write_json
+)
+from data_pipeline.tokenizer import Tokenizer, load
+from data_pipeline.unfinished import writing
 
 # Characters encoded at once: enough to repay a call, few enough to stay in the processor's cache and in memory.
 _CHUNK_CHARACTERS = 2_000_000
@@ -22,29 +27,37 @@ COUNTS = ("documents", "sentences", "tokens", "characters", "bytes", "unknown_to
 
 
 class ShardJob(NamedTuple):
-    """All that one shard depends on, besides the tokenizer. `record` is the file that says the shard is whole."""
+    """All that one shard depends on. `tokenizer` is the fingerprint of the one in the folder; `record` is the file that
+    says the shard is whole."""
 
     number: int
     of: int
     ranges: tuple[Range, ...]
     config: PrepareConfig
     folder: Path
+    tokenizer: str
     record: Path
 
 
-def prepare_shard(job: ShardJob, tokenizer: Tokenizer, report: Callable[[int], None]) -> dict[str, Any]:
+def prepare_shard(job: ShardJob, report: Callable[[int], None]) -> dict[str, Any]:
     """Writes the shard's files and its record, which it returns. `report` is told of source bytes as they are read."""
+    tokenizer = _tokenizer(job.folder / TOKENIZER_FOLDER, job.tokenizer)
     dtype = token_dtype(tokenizer.vocab_size)
-    writers = {split: ShardWriter(job.folder / shard_name(split, job.number, job.of), dtype) for split in SPLITS}
-    try:
+    with writing(job.folder), contextlib.ExitStack() as writers_to_abandon:
+        writers = {}
+        for split in SPLITS:
+            writers[split] = ShardWriter(job.folder / shard_name(split, job.number, job.of), dtype)
+            writers_to_abandon.callback(writers[split].abandon)
         record = _fill(job, tokenizer, writers, report)
         record["shards"] = {split: writer.close() for split, writer in writers.items()}
-    except BaseException:
-        for writer in writers.values():
-            writer.abandon()
-        raise
-    write_json(job.record, record)
+        write_json(job.record, record)
     return record
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(folder: Path, fingerprint: str) -> Tokenizer:
+    """Loaded once in a process, and again where a folder has come to hold another one."""
+    return load(folder)
 
 
 def _fill(

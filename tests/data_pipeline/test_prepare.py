@@ -142,14 +142,14 @@ KILLED = """
 import os, sys
 from data_pipeline import prepare as module
 from data_pipeline.config import PrepareConfig
-real, count = module.engines.prepare_shard, 0
+real, count = module.prepare_shard, 0
 def dies_at_the_third(job, *rest):
     global count
     count += 1
     if count == 3:
         os.kill(os.getpid(), 9)
     return real(job, *rest)
-module.engines.prepare_shard = dies_at_the_third
+module.prepare_shard = dies_at_the_third
 module.prepare(PrepareConfig(**eval(sys.argv[1])), [sys.argv[2]], sys.argv[3], 1, False)
 """
 
