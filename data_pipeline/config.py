@@ -16,7 +16,8 @@ class PrepareConfig:
     lowercase: bool = True
     """Lower-case the text (an uncased model). Unused when the loaded tokenizer says itself."""
     text_field: str = "text"
-    """JSON lines: the field that holds a document's text."""
+    """The field of JSON lines, column of Parquet or feature of TFDS that holds a document's text. Dots lead into nested
+    columns and features."""
     sentences: Literal["split", "lines"] = "split"
     """`split` finds sentences inside each line; `lines` takes every line as one sentence."""
     language: str = "en"

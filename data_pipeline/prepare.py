@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from data_pipeline import engines, python_docs, tokenizer_folder
 from data_pipeline.config import PrepareConfig
+from data_pipeline.files import is_remote
 from data_pipeline.progress import Progress, summary_lines
 from data_pipeline.sample import train_on_sample
 from data_pipeline.shards import COUNTS, ShardJob, prepare_shard
-from data_pipeline.sources import Range, Source, find_sources, plan_shards
+from data_pipeline.sources import Range, Source, find_sources, identity, plan_shards
 from data_pipeline.store import (
     MANIFEST, SPLITS, TOKENIZER_FOLDER, canonical_digest, file_digest, open_corpus, write_json, write_manifest
 )
@@ -56,7 +57,7 @@ def prepare(
     if workers is not None and workers < 1:
         raise ValueError(f"workers {workers} is not positive")
     folder = Path(output)
-    sources = _sources(inputs, folder)
+    sources = _sources(inputs, config.text_field, folder)
     plan = _plan(config, sources, folder)
     size = None
     if not (folder / MANIFEST).exists():
@@ -70,15 +71,15 @@ def prepare(
     return summary
 
 
-def _sources(inputs: list[str], folder: Path) -> list[Source]:
+def _sources(inputs: list[str], text_field: str, folder: Path) -> list[Source]:
     """The files in order. The text of `python-docs` is one that is written into the output folder."""
     sources: list[Source] = []
     for name in dict.fromkeys(inputs):
         if name == python_docs.NAME and not Path(name).exists():
-            sources.append(Source(str(folder / python_docs.FILE), "text", False, 0, 0))
+            sources.append(Source(str(folder / python_docs.FILE), "text", 0, 0))
         else:
-            sources += find_sources([name])
-    unique = {Path(source.path).resolve(): source for source in sources}
+            sources += find_sources([name], text_field)
+    unique = {identity(source): source for source in sources}
     if not unique:
         raise ValueError("no input is given: expected files, folders, globs or python-docs")
     return list(unique.values())
@@ -100,7 +101,10 @@ def _source_record(source: Source, folder: Path) -> dict[str, Any]:
     """By name, size and time of change: reading terabytes to learn that nothing changed would not do."""
     if source.path == str(folder / python_docs.FILE):
         return {"name": python_docs.NAME, "packages": python_docs.versions()}
-    return {"name": Path(source.path).name, "bytes": source.size, "modified": source.modified}
+    name = source.path
+    if source.format != "tfds":
+        name = Path(name.partition("?")[0] if is_remote(name) else name).name  # a signed URL changes by itself
+    return {"name": name, "bytes": source.size, "modified": source.modified}
 
 
 def _run(
@@ -119,7 +123,7 @@ def _run(
     ]
     records = {job.number: record for job in jobs if (record := _whole(job)) is not None}
     left = [job for job in jobs if job.number not in records]
-    sizes = {job.number: sum(part.end - part.start for part in job.ranges) for job in jobs}
+    sizes = {job.number: sum(part.size for part in job.ranges) for job in jobs}
     size = sum(sizes[job.number] for job in left)
     with progress.bytes("preparing", sum(sizes.values()), done=sum(sizes.values()) - size) as show:
         made = engines.run_shards(prepare_shard, left, workers, show)

@@ -9,7 +9,8 @@ from typing import Any, Callable, Iterator, NamedTuple
 import numpy as np
 
 from data_pipeline.config import PrepareConfig
-from data_pipeline.corpus import Document, read_documents
+from data_pipeline.corpus import read_documents
+from data_pipeline.documents import Document
 from data_pipeline.sentences import sentence_splitter
 from data_pipeline.sources import Range
 from data_pipeline.store import (
@@ -92,13 +93,13 @@ def _fill(
 
 def _read(job: ShardJob, report: Callable[[int], None]) -> Iterator[Document]:
     for part in job.ranges:
-        position = part.start
+        position = 0
         for document in read_documents(part, job.config.text_field, job.config.encoding_errors):
-            reached = min(max(position, document.position), part.end)
+            reached = min(max(position, document.position), part.size)
             report(reached - position)
             position = reached
             yield document
-        report(part.end - position)
+        report(part.size - position)
 
 
 def _chunks(documents: Iterator[Document]) -> Iterator[list[Document]]:
