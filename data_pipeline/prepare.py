@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 from data_pipeline import engines, python_docs, tokenizer_folder
 from data_pipeline.config import PrepareConfig
+from data_pipeline.digests import Totals, are_whole
+from data_pipeline.duplicates import count_repeated, find_repeated
 from data_pipeline.files import is_remote
 from data_pipeline.progress import Progress, summary_lines
 from data_pipeline.sample import train_on_sample
-from data_pipeline.shards import COUNTS, ShardJob, prepare_shard
+from data_pipeline.shards import COUNTS, ShardJob, digest_shard, prepare_shard
 from data_pipeline.sources import Range, Source, find_sources, identity, plan_shards
 from data_pipeline.store import (
     MANIFEST, SPLITS, TOKENIZER_FOLDER, canonical_digest, file_digest, open_corpus, write_json, write_manifest
@@ -121,18 +123,38 @@ def _run(
         ShardJob(index, len(shards), ranges, config, folder, fingerprint, work / f"shard-{index:05d}.json")
         for index, ranges in enumerate(shards)
     ]
-    records = {job.number: record for job in jobs if (record := _whole(job)) is not None}
-    left = [job for job in jobs if job.number not in records]
-    sizes = {job.number: sum(part.size for part in job.ranges) for job in jobs}
-    size = sum(sizes[job.number] for job in left)
-    with progress.bytes("preparing", sum(sizes.values()), done=sum(sizes.values()) - size) as show:
-        made = engines.run_shards(prepare_shard, left, workers, show)
-    records |= {job.number: record for job, record in zip(left, made)}
-    manifest = _manifest(plan, [records[job.number] for job in jobs], load(folder / TOKENIZER_FOLDER), sample)
+    if config.drop_duplicates != "none":
+        digested = [job._replace(record=work / f"digests-{job.number:05d}.json") for job in jobs]
+        listed = _records(digest_shard, digested, workers, progress, "reading for duplicates")[0]
+        with progress.waiting("comparing"):
+            repeated = find_repeated(work, _totals(listed), config.drop_duplicates)
+        jobs = [job._replace(repeated=each) for job, each in zip(jobs, repeated)]
+    records, size = _records(prepare_shard, jobs, workers, progress, "preparing")
+    with progress.waiting("counting duplicates"):
+        duplicates = count_repeated(work, _totals(records if config.drop_duplicates == "none" else listed))
+    manifest = _manifest(plan, records, load(folder / TOKENIZER_FOLDER), sample, duplicates)
     if manifest["counts"]["train"]["documents"] + manifest["counts"]["validation"]["documents"] == 0:
         raise ValueError(_empty(sources))
     write_manifest(folder, manifest)
     return size
+
+
+def _records(
+    work: engines.Work, jobs: list[ShardJob], workers: int, progress: Progress, doing: str
+) -> tuple[list[dict[str, Any]], int]:
+    """The records of all jobs, done now or by an earlier run, and the bytes of source that were read for them now."""
+    records = {job.number: record for job in jobs if (record := _whole(job)) is not None}
+    left = [job for job in jobs if job.number not in records]
+    sizes = {job.number: sum(part.size for part in job.ranges) for job in jobs}
+    size = sum(sizes[job.number] for job in left)
+    with progress.bytes(doing, sum(sizes.values()), done=sum(sizes.values()) - size) as show:
+        made = engines.run_shards(work, left, workers, show)
+    records |= {job.number: record for job, record in zip(left, made)}
+    return [records[job.number] for job in jobs], size
+
+
+def _totals(records: list[dict[str, Any]]) -> list[Totals]:
+    return [Totals(*record["digests"]) for record in records]
 
 
 def _empty(sources: list[Source]) -> str:
@@ -174,7 +196,9 @@ def _whole(job: ShardJob) -> dict[str, Any] | None:
     record = read_json(job.record)
     if record is None:
         return None
-    for shard in record["shards"].values():
+    if "digests" in record and not are_whole(job.record.parent, job.number, Totals(*record["digests"])):
+        return None
+    for shard in record.get("shards", {}).values():
         path = job.folder / shard["name"]
         if not path.is_file() or file_digest(path) != shard["sha256"]:
             return None
@@ -182,7 +206,8 @@ def _whole(job: ShardJob) -> dict[str, Any] | None:
 
 
 def _manifest(
-    plan: _Plan, records: list[dict[str, Any]], tokenizer: Tokenizer, sample: dict[str, Any] | None
+    plan: _Plan, records: list[dict[str, Any]], tokenizer: Tokenizer, sample: dict[str, Any] | None,
+    duplicates: dict[str, dict[str, int]],
 ) -> dict[str, Any]:
     names = ("kind", "fingerprint", "vocab_size", "pad_id", "unknown_id", "cls_id", "sep_id", "mask_id")
     totals = {
@@ -192,6 +217,7 @@ def _manifest(
         "tokenizer": {**{name: getattr(tokenizer, name) for name in names}, "trained_on": sample},
         "counts": totals,
         **{name: sum(record[name] for record in records) for name in ("replaced", "cut_documents", "blank_documents")},
+        "duplicates": duplicates,
         "shards": {split: [record["shards"][split] for record in records] for split in SPLITS},
         **plan.state(),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
