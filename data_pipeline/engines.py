@@ -1,20 +1,28 @@
-"""Who runs the work of prepare: a pool of local processes."""
+"""Who runs the work of prepare: a pool of local processes, or Apache Beam. What is written does not depend on it."""
 
 import concurrent.futures
+import functools
 import multiprocessing
 import os
 import signal
 import threading
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
-from data_pipeline.shards import ShardJob
+from data_pipeline import beam_engine
+from data_pipeline.shards import ShardJob, Work
 from data_pipeline.unfinished import Unfinished
 
 _POLL_SECONDS = 0.2
 
-Work = Callable[[ShardJob, Callable[[int], None]], dict[str, Any]]
-"""What is done for one shard: a function of a module, told where to report the bytes it reads; returns a record."""
+
+class Engine(NamedTuple):
+    """`run_shards(work, jobs, show)` does the work for each job and returns the records in order; `show` is told the
+    bytes read so far. `run_alone(function, *arguments)` returns what the function does."""
+
+    run_shards: Callable[[Work, Sequence[ShardJob], Callable[[int], None]], list[dict[str, Any]]]
+    run_alone: Callable[..., Any]
+
 
 # In a worker: the counter of bytes that all workers share.
 _worker: dict[str, Any] = {}
@@ -25,6 +33,28 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def choose(engine: str, workers: int | None, beam_flags: Sequence[str]) -> Engine:
+    """The engine of a name. Raises ValueError for settings that it does not take."""
+    if engine == "local":
+        if beam_flags:
+            raise ValueError(f"{beam_flags[0]} after -- is for a Beam runner: add --engine beam")
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers {workers} is not positive")
+        workers = workers or default_workers()
+        return Engine(functools.partial(run_shards, workers=workers), run_apart if workers > 1 else run_here)
+    if engine != "beam":
+        raise ValueError(f"engine {engine!r} is not one of 'local', 'beam'")
+    if workers is not None:
+        raise ValueError(f"workers {workers} is for the local engine: Beam's runners have flags of their own, after --")
+    beam_engine.check(beam_flags)
+    return Engine(functools.partial(beam_engine.run_shards, flags=tuple(beam_flags)), run_apart)
+
+
+def run_here(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls the function: one worker is this process."""
+    return function(*arguments)
+
+
 def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Calls the function in a process of its own: its memory is given back, and Ctrl-C ends it at once."""
     with _Pool(1, _start_worker, ()) as pool:
@@ -32,7 +62,7 @@ def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def run_shards(
-    work: Work, jobs: Sequence[ShardJob], workers: int, show: Callable[[int], None]
+    work: Work, jobs: Sequence[ShardJob], show: Callable[[int], None], workers: int
 ) -> list[dict[str, Any]]:
     """Does the work for each job and returns the records in order. `show` is told the bytes read so far.
 

@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Sequence
 
 from data_pipeline import engines, python_docs, tokenizer_folder
 from data_pipeline.config import PrepareConfig
@@ -14,7 +14,7 @@ from data_pipeline.duplicates import count_repeated, find_repeated
 from data_pipeline.files import is_remote
 from data_pipeline.progress import Progress, summary_lines
 from data_pipeline.sample import train_on_sample
-from data_pipeline.shards import COUNTS, ShardJob, digest_shard, prepare_shard
+from data_pipeline.shards import COUNTS, ShardJob, Work, digest_shard, prepare_shard
 from data_pipeline.sources import Range, Source, find_sources, identity, plan_shards
 from data_pipeline.store import (
     MANIFEST, SPLITS, TOKENIZER_FOLDER, canonical_digest, file_digest, open_corpus, write_json, write_manifest
@@ -48,23 +48,23 @@ class _Plan(NamedTuple):
 
 
 def prepare(
-    config: PrepareConfig, inputs: list[str], output: str, workers: int | None = None, progress: bool = True
+    config: PrepareConfig, inputs: list[str], output: str, workers: int | None = None, progress: bool = True,
+    engine: str = "local", beam_flags: Sequence[str] = (),
 ) -> Summary:
-    """Prepares a corpus from files, folders and globs, or from `python-docs`, into the folder `output`.
+    """Prepares a corpus from files, folders, globs, URLs and TFDS splits, or `python-docs`, into the folder `output`.
 
-    Runs `workers` processes (None: one per processor); what they write does not depend on their number. Prints its
-    progress and a summary if asked to. Raises ValueError, in one sentence, for whatever a user can cause.
+    Runs `workers` processes (None: one per processor), or with `engine="beam"` the Beam runner that beam_flags name;
+    what they write does not depend on it. Prints its progress and a summary if asked to. Raises ValueError, in one
+    sentence, for whatever a user can cause.
     """
     begin = time.monotonic()
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers {workers} is not positive")
-    folder = Path(output)
+    chosen, folder = engines.choose(engine, workers, beam_flags), Path(output)
     sources = _sources(inputs, config.text_field, folder)
     plan = _plan(config, sources, folder)
     size = None
     if not (folder / MANIFEST).exists():
         with work_folder(folder, plan.state()) as work:
-            size = _run(config, plan, sources, work, workers or engines.default_workers(), Progress(progress))
+            size = _run(config, plan, sources, work, chosen, Progress(progress))
     manifest = open_corpus(folder).manifest
     check_same(f"{folder} holds a corpus", manifest, plan.state())
     summary = Summary(folder, manifest, time.monotonic() - begin, (size or 0) / 1e6, size is None)
@@ -110,14 +110,14 @@ def _source_record(source: Source, folder: Path) -> dict[str, Any]:
 
 
 def _run(
-    config: PrepareConfig, plan: _Plan, sources: list[Source], work: Path, workers: int, progress: Progress
+    config: PrepareConfig, plan: _Plan, sources: list[Source], work: Path, engine: engines.Engine, progress: Progress
 ) -> int:
     """Does what is left to do. Returns the bytes of source it read."""
     folder = work.parent
     shards = plan_shards([_gathered(source, folder, progress) for source in sources], config.shard_megabytes)
     if not shards:
         raise ValueError(_empty(sources))
-    sample = _make_tokenizer(config, plan, shards, work, workers, progress)
+    sample = _make_tokenizer(config, plan, shards, work, engine, progress)
     fingerprint = load(folder / TOKENIZER_FOLDER).fingerprint
     jobs = [
         ShardJob(index, len(shards), ranges, config, folder, fingerprint, work / f"shard-{index:05d}.json")
@@ -125,11 +125,11 @@ def _run(
     ]
     if config.drop_duplicates != "none":
         digested = [job._replace(record=work / f"digests-{job.number:05d}.json") for job in jobs]
-        listed = _records(digest_shard, digested, workers, progress, "reading for duplicates")[0]
+        listed = _records(engine, digest_shard, digested, progress, "reading for duplicates")[0]
         with progress.waiting("comparing"):
             repeated = find_repeated(work, _totals(listed), config.drop_duplicates)
         jobs = [job._replace(repeated=each) for job, each in zip(jobs, repeated)]
-    records, size = _records(prepare_shard, jobs, workers, progress, "preparing")
+    records, size = _records(engine, prepare_shard, jobs, progress, "preparing")
     with progress.waiting("counting duplicates"):
         duplicates = count_repeated(work, _totals(records if config.drop_duplicates == "none" else listed))
     manifest = _manifest(plan, records, load(folder / TOKENIZER_FOLDER), sample, duplicates)
@@ -140,7 +140,7 @@ def _run(
 
 
 def _records(
-    work: engines.Work, jobs: list[ShardJob], workers: int, progress: Progress, doing: str
+    engine: engines.Engine, work: Work, jobs: list[ShardJob], progress: Progress, doing: str
 ) -> tuple[list[dict[str, Any]], int]:
     """The records of all jobs, done now or by an earlier run, and the bytes of source that were read for them now."""
     records = {job.number: record for job in jobs if (record := _whole(job)) is not None}
@@ -148,7 +148,7 @@ def _records(
     sizes = {job.number: sum(part.size for part in job.ranges) for job in jobs}
     size = sum(sizes[job.number] for job in left)
     with progress.bytes(doing, sum(sizes.values()), done=sum(sizes.values()) - size) as show:
-        made = engines.run_shards(work, left, workers, show)
+        made = engine.run_shards(work, left, show)
     records |= {job.number: record for job, record in zip(left, made)}
     return [records[job.number] for job in jobs], size
 
@@ -173,7 +173,8 @@ def _gathered(source: Source, folder: Path, progress: Progress) -> Source:
 
 
 def _make_tokenizer(
-    config: PrepareConfig, plan: _Plan, shards: list[tuple[Range, ...]], work: Path, workers: int, progress: Progress
+    config: PrepareConfig, plan: _Plan, shards: list[tuple[Range, ...]], work: Path, engine: engines.Engine,
+    progress: Progress,
 ) -> dict[str, Any] | None:
     """Puts the tokenizer into the folder unless it is there. Returns what it was trained on, None if it was loaded."""
     target, note = work.parent / TOKENIZER_FOLDER, work / "sample.json"
@@ -183,10 +184,7 @@ def _make_tokenizer(
     if (target / tokenizer_folder.INFO).is_file() and note.is_file():
         return json.loads(note.read_bytes())
     with progress.waiting(f"training a {config.tokenizer} tokenizer of {config.vocab_size} entries"):
-        if workers == 1:
-            sample = train_on_sample(config, shards, target)
-        else:
-            sample = engines.run_apart(train_on_sample, config, shards, target)
+        sample = engine.run_alone(train_on_sample, config, shards, target)
     write_json(note, sample)
     return sample
 

@@ -46,6 +46,10 @@ class ShardJob(NamedTuple):
     repeated: Repeated | None = None
 
 
+Work = Callable[[ShardJob, Callable[[int], None]], dict[str, Any]]
+"""What is done for one shard: a function of a module, told where to report the bytes it reads; returns a record."""
+
+
 def digest_shard(job: ShardJob, report: Callable[[int], None]) -> dict[str, Any]:
     """Writes the digests of the shard's documents and lines, and their record, which it returns."""
     with writing(job.folder):

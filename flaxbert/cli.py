@@ -12,7 +12,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -27,12 +27,16 @@ class Prepare:
     """Text → a prepared corpus that any experiment can train on."""
 
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="INPUT...")]
-    """Files, globs or directories of text or JSON lines, plain or gzip; or `python-docs`."""
+    """Files, globs, directories or URLs of text, JSON lines or Parquet, plain or compressed; `tfds:NAME@SPLIT#FIELD`;
+    or `python-docs`."""
     output: str
     """The folder to write."""
     settings: Annotated[PrepareConfig, tyro.conf.arg(name="")] = PrepareConfig()
     workers: int | None = None
     """Processes. None: one for each core."""
+    engine: Literal["local", "beam"] = "local"
+    """Processes here, or Apache Beam: what follows a bare `--` are the flags of its runner."""
+    beam_flags: tyro.conf.Suppress[tuple[str, ...]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +87,10 @@ class Quickstart:
 def prepare(arguments: Prepare) -> int:
     from data_pipeline.prepare import prepare as run
 
-    run(arguments.settings, list(arguments.inputs), arguments.output, workers=arguments.workers)
+    run(
+        arguments.settings, list(arguments.inputs), arguments.output, workers=arguments.workers,
+        engine=arguments.engine, beam_flags=arguments.beam_flags,
+    )
     return DONE
 
 
@@ -201,6 +208,9 @@ def _usage() -> str:
 def _parse(kind: Any, name: str, argv: list[str]) -> Any:
     """Flags → the command's dataclass. tyro's page about a mistake becomes the one sentence at its head."""
     default: dict[str, Any] = {}
+    if kind is Prepare and "--" in argv:
+        argv, flags = argv[:argv.index("--")], argv[argv.index("--") + 1:]
+        return dataclasses.replace(_parse(kind, name, argv), beam_flags=tuple(flags))
     if kind is Pretrain and argv and argv[0] not in ("-h", "--help"):
         # The experiment's values are the defaults of the flags that follow it.
         if argv[0].startswith("-"):
