@@ -8,6 +8,7 @@ from data_pipeline.files import reading
 from data_pipeline.sources import Range
 
 _ROWS_AT_ONCE = 64
+_BUFFER_BYTES = 1 << 20
 
 
 def text_sizes(path: str, field: str) -> tuple[int, ...]:
@@ -47,7 +48,9 @@ def _opened(path: str) -> Iterator[Any]:
 
     with reading(path) as stored:
         try:
-            with pq.ParquetFile(stored, page_checksum_verification=True) as file:
+            # Page by page: else a row group's whole column is held, which may be as large as the file.
+            streamed = {"pre_buffer": False, "buffer_size": _BUFFER_BYTES}
+            with pq.ParquetFile(stored, page_checksum_verification=True, **streamed) as file:
                 yield file
         except (pa.ArrowException, OSError) as error:
             if getattr(error, "errno", None) is not None:

@@ -1,6 +1,7 @@
 """TensorFlow Datasets that are prepared on disk: a range of a split's examples → the documents of one text feature."""
 
 import contextlib
+import os
 import re
 from typing import Any, Iterator, NamedTuple
 
@@ -128,9 +129,9 @@ def _explained(name: str, tensorflow_errors: type[Exception]) -> Iterator[None]:
 
 
 def _tensorflow() -> Any:
-    import os
-
+    """TensorFlow as the stream has it: quiet, and told to leave accelerators alone."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")

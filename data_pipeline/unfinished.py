@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 from pathlib import Path
 from typing import Iterator
 
@@ -18,7 +19,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno in _NO_ROOM:
             raise Unfinished(
                 f"there is no room left to write {folder} ({reason}): make room and run the same command again, "
