@@ -4,10 +4,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipeline import sample
 from data_pipeline.config import PrepareConfig
 from data_pipeline.corpus import read_documents
 from data_pipeline.documents import LONGEST_LINE
-from data_pipeline.sample import sample_documents
 from data_pipeline.sources import find_sources, plan_shards
 
 TEXTS = [f"document {index}\r\nin two lines" for index in range(500)]
@@ -115,12 +115,14 @@ def test_what_is_no_parquet_or_damaged_is_named(tmp_path):
     refuses(".parquet files inside gzip files are not read", tmp_path / "b.parquet.gz")
 
 
-def test_the_sample_is_bounded_spread_and_always_the_same(tmp_path):
+@pytest.mark.parametrize("shard_megabytes", [0.5, 16.0])
+def test_the_sample_is_bounded_spread_and_always_the_same(tmp_path, monkeypatch, shard_megabytes):
+    monkeypatch.setattr(sample, "_SLICE_BYTES", 10_000)
     path = written(tmp_path / "a.parquet", [f"{index:05} " + "x" * 94 for index in range(20_000)], rows_in_group=1000)
     config = PrepareConfig(validation_fraction=0.0)
-    shards = plan_shards(find_sources([path]), 0.5)
-    sample = list(sample_documents(shards, config, 100_000))
-    assert sample == list(sample_documents(shards, config, 100_000))
-    assert 80_000 <= sum(map(len, sample)) <= 100_000
-    thousands = {text[:2] for text in sample}
-    assert len(thousands) >= 4 and max(thousands) >= "15"
+    shards = plan_shards(find_sources([path]), shard_megabytes)
+    found = list(sample.sample_documents(shards, config, 100_000))
+    assert found == list(sample.sample_documents(shards, config, 100_000))
+    assert 80_000 <= sum(map(len, found)) <= 100_000
+    thousands = {text[:2] for text in found}
+    assert len(thousands) >= 8 and max(thousands) >= "15"

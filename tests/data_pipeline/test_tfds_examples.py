@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
+from data_pipeline import sample
 from data_pipeline.config import PrepareConfig
 from data_pipeline.corpus import read_documents
 from data_pipeline.prepare import prepare
-from data_pipeline.sample import sample_documents
 from data_pipeline.sources import find_sources, plan_shards
 from data_pipeline.tokenizer_training import train
 
@@ -120,14 +120,16 @@ def test_a_damaged_short_or_missing_file_is_named(data_folder, tmp_path, monkeyp
     refuses("^tfds:toy/bad:1.0.0@test#text cannot be read", "tfds:toy/bad@test")
 
 
-def test_the_sample_is_bounded_spread_and_always_the_same():
+@pytest.mark.parametrize("shard_megabytes", [0.005, 16.0])
+def test_the_sample_is_bounded_spread_and_always_the_same(monkeypatch, shard_megabytes):
+    monkeypatch.setattr(sample, "_SLICE_BYTES", 200)
     config = PrepareConfig(validation_fraction=0.0)
-    shards = plan_shards(find_sources(["tfds:toy/plain@train"]), 0.005)
-    sample = list(sample_documents(shards, config, 2_000))
-    assert sample == list(sample_documents(shards, config, 2_000))
-    assert sum(map(len, sample)) <= 2_000
+    shards = plan_shards(find_sources(["tfds:toy/plain@train"]), shard_megabytes)
+    found = list(sample.sample_documents(shards, config, 2_000))
+    assert found == list(sample.sample_documents(shards, config, 2_000))
+    assert sum(map(len, found)) <= 2_000
     stored = texts("tfds:toy/plain@train")
-    places = [stored.index(text) for text in sample if text in stored]
+    places = [stored.index(text) for text in found if text in stored]
     assert max(places) > 200 and min(places) < 50
 
 
