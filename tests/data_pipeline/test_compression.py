@@ -9,7 +9,9 @@ import random
 import pyarrow as pa
 import pytest
 
+from data_pipeline import sample
 from data_pipeline.compression import explained, unpacked
+from data_pipeline.config import PrepareConfig
 from data_pipeline.corpus import read_documents
 from data_pipeline.sources import find_sources, plan_shards
 
@@ -110,6 +112,17 @@ def test_progress_counts_the_bytes_as_stored(tmp_path, kind):
     ((part,),) = plan_shards(find_sources([str(packed)]), 16.0)
     positions = [document.position for document in read_documents(part)]
     assert positions == sorted(positions) and positions[-1] == part.size == packed.stat().st_size
+
+
+def test_the_sample_of_many_files_takes_their_heads_and_reads_no_further(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "_SLICE_BYTES", 1_000)
+    for index in range(20):
+        lines = b"".join(b"%03d: %s\n\n" % (index, noise(number).hex().encode()) for number in range(30, 230))
+        (tmp_path / f"{index:03}.txt.gz").write_bytes(gzip.compress(lines + b"\xff"))
+    shards = plan_shards(find_sources([str(tmp_path)]), 16.0)
+    found = list(sample.sample_documents(shards, PrepareConfig(validation_fraction=0.0), 20_000))
+    assert 15_000 < sum(map(len, found)) <= 20_000
+    assert {text[:3] for text in found} == {f"{index:03}" for index in range(20)}
 
 
 def texts(path):

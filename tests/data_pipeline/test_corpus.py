@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import text_files
+from data_pipeline import sample, text_files
+from data_pipeline.config import PrepareConfig
 from data_pipeline.corpus import read_documents
 from data_pipeline.sources import Range, find_sources, plan_shards
 
@@ -145,3 +146,21 @@ def test_damaged_gzip_is_refused(tmp_path):
     refuses("is cut short", [written(tmp_path, "cut.txt.gz", packed[:-12])])
     refuses("is not gzip data, or damaged", [written(tmp_path, "plain.txt.gz", b"not gzip at all")])
     refuses("is not gzip data, or damaged", [written(tmp_path, "bad.txt.gz", packed[:-8] + bytes(8))])
+
+
+def test_the_sample_reads_of_each_slice_no_more_than_its_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "_SLICE_BYTES", 1_000)
+    document = "x" * 98 + "\n\n"
+    path = written(tmp_path, "a.txt", document * 10_000)
+    read = []
+
+    def noted(*arguments):
+        for each in read_documents(*arguments):
+            read.append(len(each.text))
+            yield each
+
+    monkeypatch.setattr(sample, "read_documents", noted)
+    shards = plan_shards(find_sources([str(path)]), 0.3)
+    taken = list(sample.sample_documents(shards, PrepareConfig(validation_fraction=0.0), 30_001))
+    assert 25_000 < sum(map(len, taken)) <= 30_001
+    assert sum(read) < 1.5 * 30_001
