@@ -1,6 +1,7 @@
 """TensorFlow Datasets that are prepared on disk: a range of a split's examples → the documents of one text feature."""
 
 import contextlib
+import logging
 import os
 import re
 from typing import Any, Iterator, NamedTuple
@@ -65,16 +66,32 @@ def _values(part: Range) -> Iterator[bytes]:
     for name in reversed(names):
         wanted = {name: wanted}
     with _explained(source.path, tf.errors.OpError):
-        examples = tfds.builder_from_directory(source.folder).as_dataset(
-            split=tfds.core.ReadInstruction(form["split"], from_=part.start, to=part.end, unit="abs"),
-            decoders=tfds.decode.PartialDecoding(wanted),
-            read_config=_in_order(tfds, tf),
-            shuffle_files=False,
-        )
+        with _without_its_own_warning():
+            examples = tfds.builder_from_directory(source.folder).as_dataset(
+                split=tfds.core.ReadInstruction(form["split"], from_=part.start, to=part.end, unit="abs"),
+                decoders=tfds.decode.PartialDecoding(wanted),
+                read_config=_in_order(tfds, tf),
+                shuffle_files=False,
+            )
         for example in examples.as_numpy_iterator():
             for name in names:
                 example = example[name]
             yield example
+
+
+@contextlib.contextmanager
+def _without_its_own_warning() -> Iterator[None]:
+    """TFDS reads a field that it calls deprecated, and says so ten times a process."""
+
+    def is_of_use(record: logging.LogRecord) -> bool:
+        return "`FeatureConnector.dtype` is deprecated" not in record.getMessage()
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(is_of_use)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_of_use)
 
 
 def _in_order(tfds: Any, tf: Any) -> Any:

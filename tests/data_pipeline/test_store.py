@@ -102,8 +102,9 @@ def test_an_abandoned_shard_leaves_nothing_on_a_full_disk_either(tmp_path, monke
     writer = ShardWriter(tmp_path / "train-00000-of-00001.parquet", np.uint16)
     writer.append(flat([[[1, 2]]]))
     assert len(list(tmp_path.iterdir())) == 1
-    monkeypatch.setattr(pq.ParquetWriter, "close", full)
-    writer.abandon()
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetWriter, "close", full)
+        writer.abandon()
     assert not list(tmp_path.iterdir())
 
 

@@ -95,6 +95,13 @@ def test_what_cannot_be_read_is_named(name, message):
     refuses(message, name)
 
 
+def test_reading_says_nothing_of_the_library_s_own_affairs(caplog, monkeypatch):
+    monkeypatch.setattr("absl.logging._log_counter_per_token", {})  # what was said before would not be said again
+    caplog.clear()
+    assert texts("tfds:toy/plain@test")
+    assert not caplog.records
+
+
 def test_invalid_text_is_replaced_on_request():
     assert texts("tfds:toy/bad@train", errors="replace") == ["good", "b\ufffdd"]
 
