@@ -24,13 +24,17 @@ class PrepareConfig:
     lowercase: bool = True
     """Lower-case the text (an uncased model). Unused when the loaded tokenizer says itself."""
     text_field: str = "text"
-    """JSON lines: the field that holds a document's text."""
+    """The field of JSON lines, column of Parquet or feature of TFDS that holds a document's text. Dots lead into nested
+    columns and features."""
     sentences: Literal["split", "lines"] = "split"
     """`split` finds sentences inside each line; `lines` takes every line as one sentence."""
     language: str = "en"
     """ISO 639 code that the sentence splitter goes by."""
     encoding_errors: Literal["strict", "replace"] = "strict"
     """Invalid UTF-8: stop and say where, or put U+FFFD in its place and count."""
+    drop_duplicates: Literal["none", "documents", "lines"] = "none"
+    """Drop documents whose text came before in the corpus, or every line that did, and with them whole documents. Costs
+    a second reading of the text. Duplicates are counted in any case."""
     validation_fraction: float = 0.01
     """Share of documents held out, chosen by a hash of their text."""
     shard_megabytes: float = 16.0

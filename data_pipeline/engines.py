@@ -1,26 +1,58 @@
-"""Who runs the work of prepare: a pool of local processes. Another engine needs the same two functions."""
+"""Who runs the work of prepare: a pool of local processes, or Apache Beam. What is written does not depend on it."""
 
 import concurrent.futures
+import functools
 import multiprocessing
 import os
 import signal
 import threading
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
-from data_pipeline.shards import ShardJob, prepare_shard
-from data_pipeline.tokenizer import Tokenizer, load
+from data_pipeline import beam_engine
+from data_pipeline.shards import ShardJob, Work
+from data_pipeline.unfinished import Unfinished
 
 _POLL_SECONDS = 0.2
 
-# In a worker: the tokenizer, loaded once, and the counter of bytes that all workers share.
+
+class Engine(NamedTuple):
+    """`run_shards(work, jobs, show)` does the work for each job and returns the records in order; `show` is told the
+    bytes read so far. `run_alone(function, *arguments)` returns what the function does."""
+
+    run_shards: Callable[[Work, Sequence[ShardJob], Callable[[int], None]], list[dict[str, Any]]]
+    run_alone: Callable[..., Any]
+
+
+# In a worker: the counter of bytes that all workers share.
 _worker: dict[str, Any] = {}
 
 
 def default_workers() -> int:
     """One for each processor that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose(engine: str, workers: int | None, beam_flags: Sequence[str]) -> Engine:
+    """The engine of a name. Raises ValueError for settings that it does not take."""
+    if engine == "local":
+        if beam_flags:
+            raise ValueError(f"{beam_flags[0]} after -- is for a Beam runner: add --engine beam")
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers {workers} is not positive")
+        workers = workers or default_workers()
+        return Engine(functools.partial(run_shards, workers=workers), run_apart if workers > 1 else run_here)
+    if engine != "beam":
+        raise ValueError(f"engine {engine!r} is not one of 'local', 'beam'")
+    if workers is not None:
+        raise ValueError(f"workers {workers} is for the local engine: Beam's runners have flags of their own, after --")
+    beam_engine.check(beam_flags)
+    return Engine(functools.partial(beam_engine.run_shards, flags=tuple(beam_flags)), run_apart)
+
+
+def run_here(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls the function: one worker is this process."""
+    return function(*arguments)
 
 
 def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -30,22 +62,22 @@ def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def run_shards(
-    jobs: Sequence[ShardJob], tokenizer_folder: Path, workers: int, show: Callable[[int], None]
+    work: Work, jobs: Sequence[ShardJob], show: Callable[[int], None], workers: int
 ) -> list[dict[str, Any]]:
-    """The records of the jobs' shards, in order. `show` is told the bytes read so far.
+    """Does the work for each job and returns the records in order. `show` is told the bytes read so far.
 
     One worker is this process itself. A ValueError of any job ends all; so does a worker that dies.
     """
     if workers == 1 or len(jobs) <= 1:
-        return _run_here(jobs, load(tokenizer_folder), show)
+        return _run_here(work, jobs, show)
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
-    with _Pool(min(workers, len(jobs)), _start_shard_worker, (tokenizer_folder, counter)) as pool:
-        futures = [pool.executor.submit(_run_shard, job) for job in jobs]
+    with _Pool(min(workers, len(jobs)), _start_shard_worker, (counter,)) as pool:
+        futures = [pool.executor.submit(work, job, _report) for job in jobs]
         return pool.collect(futures, lambda: show(counter.value))
 
 
-def _run_here(jobs: Sequence[ShardJob], tokenizer: Tokenizer, show: Callable[[int], None]) -> list[dict[str, Any]]:
+def _run_here(work: Work, jobs: Sequence[ShardJob], show: Callable[[int], None]) -> list[dict[str, Any]]:
     read = 0
 
     def report(count: int) -> None:
@@ -53,7 +85,7 @@ def _run_here(jobs: Sequence[ShardJob], tokenizer: Tokenizer, show: Callable[[in
         read += count
         show(read)
 
-    return [prepare_shard(job, tokenizer, report) for job in jobs]
+    return [work(job, report) for job in jobs]
 
 
 def _start_worker() -> None:
@@ -72,13 +104,9 @@ def _end_with(parent: Any) -> None:
     os._exit(1)
 
 
-def _start_shard_worker(tokenizer_folder: Path, counter: Any) -> None:
+def _start_shard_worker(counter: Any) -> None:
     _start_worker()
-    _worker.update(tokenizer=load(tokenizer_folder), counter=counter)
-
-
-def _run_shard(job: ShardJob) -> dict[str, Any]:
-    return prepare_shard(job, _worker["tokenizer"], _report)
+    _worker.update(counter=counter)
 
 
 def _report(count: int) -> None:
@@ -114,7 +142,7 @@ class _Pool:
                     future.result()
                 tick()
         except BrokenProcessPool:
-            raise ValueError(
+            raise Unfinished(
                 "a worker process was killed, by the system for want of memory perhaps: "
                 "run the same command again, with fewer workers"
             ) from None

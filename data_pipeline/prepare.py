@@ -3,24 +3,25 @@
 import dataclasses
 import importlib.metadata
 import json
-import shutil
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Sequence
 
 from data_pipeline import engines, python_docs, tokenizer_folder
 from data_pipeline.config import PrepareConfig
+from data_pipeline.digests import Totals, are_whole
+from data_pipeline.duplicates import count_repeated, find_repeated
+from data_pipeline.files import is_remote
 from data_pipeline.progress import Progress, summary_lines
 from data_pipeline.sample import train_on_sample
-from data_pipeline.shards import COUNTS, ShardJob
-from data_pipeline.sources import Range, Source, find_sources, plan_shards
+from data_pipeline.shards import COUNTS, ShardJob, Work, digest_shard, prepare_shard
+from data_pipeline.sources import Range, Source, find_sources, identity, plan_shards
 from data_pipeline.store import (
     MANIFEST, SPLITS, TOKENIZER_FOLDER, canonical_digest, file_digest, open_corpus, write_json, write_manifest
 )
 from data_pipeline.tokenizer import Tokenizer, load
+from data_pipeline.work_folder import check_same, read_json, work_folder
 
-_WORK = ".prepare"
-_STATE = "state.json"
 _VERSIONED = ("numpy", "pyarrow", "sentencepiece", "sentencex", "tokenizers")
 
 
@@ -47,46 +48,40 @@ class _Plan(NamedTuple):
 
 
 def prepare(
-    config: PrepareConfig, inputs: list[str], output: str, workers: int | None = None, progress: bool = True
+    config: PrepareConfig, inputs: list[str], output: str, workers: int | None = None, progress: bool = True,
+    engine: str = "local", beam_flags: Sequence[str] = (),
 ) -> Summary:
-    """Prepares a corpus from files, folders and globs, or from `python-docs`, into the folder `output`.
+    """Prepares a corpus from files, folders, globs, URLs and TFDS splits, or `python-docs`, into the folder `output`.
 
-    Runs `workers` processes (None: one per processor); what they write does not depend on their number. Prints its
-    progress and a summary if asked to. Raises ValueError, in one sentence, for whatever a user can cause.
+    Runs `workers` processes (None: one per processor), or with `engine="beam"` the Beam runner that beam_flags name;
+    what they write does not depend on it. Prints its progress and a summary if asked to. Raises ValueError, in one
+    sentence, for whatever a user can cause.
     """
     begin = time.monotonic()
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers {workers} is not positive")
-    folder, created = Path(output), not Path(output).exists()
-    sources = _sources(inputs, folder)
+    chosen, folder = engines.choose(engine, workers, beam_flags), Path(output)
+    sources = _sources(inputs, config.text_field, folder)
     plan = _plan(config, sources, folder)
-    if (folder / MANIFEST).exists():
-        manifest = _finished(folder, plan)
-        summary = Summary(folder, manifest, time.monotonic() - begin, 0.0, True)
-    else:
-        try:
-            _open_work_folder(folder, plan)
-            size = _run(config, plan, sources, folder, workers or engines.default_workers(), Progress(progress))
-        except ValueError:
-            if created and folder.exists():
-                shutil.rmtree(folder)
-            raise
-        manifest = open_corpus(folder).manifest
-        summary = Summary(folder, manifest, time.monotonic() - begin, size / 1e6, False)
+    size = None
+    if not (folder / MANIFEST).exists():
+        with work_folder(folder, plan.state()) as work:
+            size = _run(config, plan, sources, work, chosen, Progress(progress))
+    manifest = open_corpus(folder).manifest
+    check_same(f"{folder} holds a corpus", manifest, plan.state())
+    summary = Summary(folder, manifest, time.monotonic() - begin, (size or 0) / 1e6, size is None)
     if progress:
         print("\n".join(summary_lines(summary)))
     return summary
 
 
-def _sources(inputs: list[str], folder: Path) -> list[Source]:
+def _sources(inputs: list[str], text_field: str, folder: Path) -> list[Source]:
     """The files in order. The text of `python-docs` is one that is written into the output folder."""
     sources: list[Source] = []
     for name in dict.fromkeys(inputs):
         if name == python_docs.NAME and not Path(name).exists():
-            sources.append(Source(str(folder / python_docs.FILE), "text", False, 0, 0))
+            sources.append(Source(str(folder / python_docs.FILE), "text", 0, 0))
         else:
-            sources += find_sources([name])
-    unique = {Path(source.path).resolve(): source for source in sources}
+            sources += find_sources([name], text_field)
+    unique = {identity(source): source for source in sources}
     if not unique:
         raise ValueError("no input is given: expected files, folders, globs or python-docs")
     return list(unique.values())
@@ -108,97 +103,58 @@ def _source_record(source: Source, folder: Path) -> dict[str, Any]:
     """By name, size and time of change: reading terabytes to learn that nothing changed would not do."""
     if source.path == str(folder / python_docs.FILE):
         return {"name": python_docs.NAME, "packages": python_docs.versions()}
-    return {"name": Path(source.path).name, "bytes": source.size, "modified": source.modified}
-
-
-def _finished(folder: Path, plan: _Plan) -> dict[str, Any]:
-    """The manifest of a finished corpus, if it is the one that is asked for."""
-    manifest = open_corpus(folder).manifest
-    _check_same(f"{folder} holds a corpus", manifest, plan)
-    return manifest
-
-
-def _check_same(holds: str, recorded: dict[str, Any], plan: _Plan) -> None:
-    """Raises ValueError naming the first setting or source in which a corpus differs from what is asked for."""
-    remedy = "choose another output folder, or delete this one"
-    for field, expected in plan.settings.items():
-        found = recorded["settings"].get(field)
-        if found != expected:
-            raise ValueError(f"{holds} prepared with {field} = {found!r}, asked for is {expected!r}: {remedy}")
-    found_files = recorded["source"]["files"]
-    if found_files != plan.files:
-        pairs = zip([*found_files, None], [*plan.files, None])
-        found, expected = next(pair for pair in pairs if pair[0] != pair[1])
-        raise ValueError(
-            f"{holds} prepared from other sources: found {_describe(found)}, asked for is {_describe(expected)}: "
-            f"{remedy}"
-        )
-
-
-def _describe(file: dict[str, Any] | None) -> str:
-    return "no further file" if file is None else ", ".join(f"{field} {value}" for field, value in file.items())
-
-
-def _open_work_folder(folder: Path, plan: _Plan) -> None:
-    """Makes the folder ready: new, or left unfinished by the same command. Another command's work is not touched."""
-    work = folder / _WORK
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output {folder} is a file: expected a folder, or nothing")
-    if folder.is_dir() and any(folder.iterdir()) and not work.is_dir():
-        raise ValueError(f"output folder {folder} is not empty and holds no prepared corpus: choose another one")
-    state = plan.state()
-    if work.is_dir() and (recorded := _read_json(work / _STATE)) != state:
-        if isinstance(recorded, dict) and {"settings", "source"} <= recorded.keys():
-            _check_same(f"{folder} holds an unfinished corpus", recorded, plan)
-        _clear(folder)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        write_json(work / _STATE, state)
-    except OSError as error:
-        raise ValueError(f"output folder {folder} cannot be written: {error.strerror}") from None
-
-
-def _clear(folder: Path) -> None:
-    """Removes what an unfinished run left that can no longer say what it was; nothing else is touched."""
-    for name in (_WORK, TOKENIZER_FOLDER):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    shards = [path for split in SPLITS for path in folder.glob(f"{split}-?????-of-?????.parquet")]
-    for path in [*shards, *folder.glob(".*.partial"), folder / python_docs.FILE]:
-        path.unlink(missing_ok=True)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
+    name = source.path
+    if source.format != "tfds":
+        name = Path(name.partition("?")[0] if is_remote(name) else name).name  # a signed URL changes by itself
+    return {"name": name, "bytes": source.size, "modified": source.modified}
 
 
 def _run(
-    config: PrepareConfig, plan: _Plan, sources: list[Source], folder: Path, workers: int, progress: Progress
+    config: PrepareConfig, plan: _Plan, sources: list[Source], work: Path, engine: engines.Engine, progress: Progress
 ) -> int:
     """Does what is left to do. Returns the bytes of source it read."""
+    folder = work.parent
     shards = plan_shards([_gathered(source, folder, progress) for source in sources], config.shard_megabytes)
     if not shards:
         raise ValueError(_empty(sources))
-    sample = _make_tokenizer(config, plan, shards, folder, workers, progress)
+    sample = _make_tokenizer(config, plan, shards, work, engine, progress)
+    fingerprint = load(folder / TOKENIZER_FOLDER).fingerprint
     jobs = [
-        ShardJob(index, len(shards), ranges, config, folder, folder / _WORK / f"shard-{index:05d}.json")
+        ShardJob(index, len(shards), ranges, config, folder, fingerprint, work / f"shard-{index:05d}.json")
         for index, ranges in enumerate(shards)
     ]
-    records = {job.number: record for job in jobs if (record := _whole(job)) is not None}
-    left = [job for job in jobs if job.number not in records]
-    sizes = {job.number: sum(part.end - part.start for part in job.ranges) for job in jobs}
-    size = sum(sizes[job.number] for job in left)
-    with progress.bytes("preparing", sum(sizes.values()), done=sum(sizes.values()) - size) as show:
-        made = engines.run_shards(left, folder / TOKENIZER_FOLDER, workers, show)
-    records |= {job.number: record for job, record in zip(left, made)}
-    manifest = _manifest(plan, [records[job.number] for job in jobs], load(folder / TOKENIZER_FOLDER), sample)
+    if config.drop_duplicates != "none":
+        digested = [job._replace(record=work / f"digests-{job.number:05d}.json") for job in jobs]
+        listed = _records(engine, digest_shard, digested, progress, "reading for duplicates")[0]
+        with progress.waiting("comparing"):
+            repeated = find_repeated(work, _totals(listed), config.drop_duplicates)
+        jobs = [job._replace(repeated=each) for job, each in zip(jobs, repeated)]
+    records, size = _records(engine, prepare_shard, jobs, progress, "preparing")
+    with progress.waiting("counting duplicates"):
+        duplicates = count_repeated(work, _totals(records if config.drop_duplicates == "none" else listed))
+    manifest = _manifest(plan, records, load(folder / TOKENIZER_FOLDER), sample, duplicates)
     if manifest["counts"]["train"]["documents"] + manifest["counts"]["validation"]["documents"] == 0:
         raise ValueError(_empty(sources))
     write_manifest(folder, manifest)
-    shutil.rmtree(folder / _WORK)
     return size
+
+
+def _records(
+    engine: engines.Engine, work: Work, jobs: list[ShardJob], progress: Progress, doing: str
+) -> tuple[list[dict[str, Any]], int]:
+    """The records of all jobs, done now or by an earlier run, and the bytes of source that were read for them now."""
+    records = {job.number: record for job in jobs if (record := _whole(job)) is not None}
+    left = [job for job in jobs if job.number not in records]
+    sizes = {job.number: sum(part.size for part in job.ranges) for job in jobs}
+    size = sum(sizes[job.number] for job in left)
+    with progress.bytes(doing, sum(sizes.values()), done=sum(sizes.values()) - size) as show:
+        made = engine.run_shards(work, left, show)
+    records |= {job.number: record for job, record in zip(left, made)}
+    return [records[job.number] for job in jobs], size
+
+
+def _totals(records: list[dict[str, Any]]) -> list[Totals]:
+    return [Totals(*record["digests"]) for record in records]
 
 
 def _empty(sources: list[Source]) -> str:
@@ -217,30 +173,30 @@ def _gathered(source: Source, folder: Path, progress: Progress) -> Source:
 
 
 def _make_tokenizer(
-    config: PrepareConfig, plan: _Plan, shards: list[tuple[Range, ...]], folder: Path, workers: int, progress: Progress
+    config: PrepareConfig, plan: _Plan, shards: list[tuple[Range, ...]], work: Path, engine: engines.Engine,
+    progress: Progress,
 ) -> dict[str, Any] | None:
     """Puts the tokenizer into the folder unless it is there. Returns what it was trained on, None if it was loaded."""
-    target, note = folder / TOKENIZER_FOLDER, folder / _WORK / "sample.json"
+    target, note = work.parent / TOKENIZER_FOLDER, work / "sample.json"
     if plan.tokenizer is not None:
         plan.tokenizer.save(target)
         return None
     if (target / tokenizer_folder.INFO).is_file() and note.is_file():
         return json.loads(note.read_bytes())
     with progress.waiting(f"training a {config.tokenizer} tokenizer of {config.vocab_size} entries"):
-        if workers == 1:
-            sample = train_on_sample(config, shards, target)
-        else:
-            sample = engines.run_apart(train_on_sample, config, shards, target)
+        sample = engine.run_alone(train_on_sample, config, shards, target)
     write_json(note, sample)
     return sample
 
 
 def _whole(job: ShardJob) -> dict[str, Any] | None:
     """The record of a shard that an earlier run finished, if its files are what it says."""
-    record = _read_json(job.record)
+    record = read_json(job.record)
     if record is None:
         return None
-    for shard in record["shards"].values():
+    if "digests" in record and not are_whole(job.record.parent, job.number, Totals(*record["digests"])):
+        return None
+    for shard in record.get("shards", {}).values():
         path = job.folder / shard["name"]
         if not path.is_file() or file_digest(path) != shard["sha256"]:
             return None
@@ -248,7 +204,8 @@ def _whole(job: ShardJob) -> dict[str, Any] | None:
 
 
 def _manifest(
-    plan: _Plan, records: list[dict[str, Any]], tokenizer: Tokenizer, sample: dict[str, Any] | None
+    plan: _Plan, records: list[dict[str, Any]], tokenizer: Tokenizer, sample: dict[str, Any] | None,
+    duplicates: dict[str, dict[str, int]],
 ) -> dict[str, Any]:
     names = ("kind", "fingerprint", "vocab_size", "pad_id", "unknown_id", "cls_id", "sep_id", "mask_id")
     totals = {
@@ -258,6 +215,7 @@ def _manifest(
         "tokenizer": {**{name: getattr(tokenizer, name) for name in names}, "trained_on": sample},
         "counts": totals,
         **{name: sum(record[name] for record in records) for name in ("replaced", "cut_documents", "blank_documents")},
+        "duplicates": duplicates,
         "shards": {split: [record["shards"][split] for record in records] for split in SPLITS},
         **plan.state(),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},

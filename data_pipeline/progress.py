@@ -6,6 +6,8 @@ import time
 from typing import Any, Callable, Iterator
 
 _PLAIN_SECONDS = 10.0
+# Above these shares a model learns some text by heart. Lines repeat in any text: headings, captions.
+_MANY_DUPLICATES = {"documents": 0.01, "lines": 0.1}
 
 
 class Progress:
@@ -85,10 +87,27 @@ def summary_lines(summary: Any) -> list[str]:
         f"  tokens      {both['tokens']:>14,}   {per_sentence:.1f} per sentence, "
         f"{both['bytes'] / max(1, both['tokens']):.2f} bytes per token",
         f"  unknown     {both['unknown_tokens']:>14,}   {unknown:.4%} of the tokens",
+        *_duplicate_lines(summary.manifest),
         f"  vocabulary  {tokenizer['vocab_size']:>14,}   {tokenizer['kind']}, "
         f"fingerprint {tokenizer['fingerprint'][:12]}",
     ]
     return lines + [f"warning: {warning}" for warning in warnings(summary.manifest)]
+
+
+def _duplicate_lines(manifest: dict[str, Any]) -> list[str]:
+    found = manifest.get("duplicates")  # not in corpora of earlier releases
+    if not found:
+        return []
+    dropped = manifest["settings"]["drop_duplicates"]
+    lines, documents = found["lines"], found["documents"]
+    return [
+        f"  duplicates  {lines['repeated']:>14,}   lines ({_share(lines):.2%}), {documents['repeated']:,} documents "
+        f"({_share(documents):.2%}): {'kept' if dropped == 'none' else dropped + ' dropped'}"
+    ]
+
+
+def _share(counts: dict[str, int]) -> float:
+    return counts["repeated"] / max(1, counts["read"])
 
 
 def warnings(manifest: dict[str, Any]) -> list[str]:
@@ -113,4 +132,12 @@ def warnings(manifest: dict[str, Any]) -> list[str]:
     if tokens and counts["train"]["unknown_tokens"] > 0.01 * tokens:
         share = counts["train"]["unknown_tokens"] / tokens
         found.append(f"{share:.1%} of the tokens are [UNK]: does the tokenizer fit the text?")
+    duplicates = manifest.get("duplicates")
+    if duplicates and manifest["settings"]["drop_duplicates"] == "none":
+        for kind in ("documents", "lines"):
+            if _share(duplicates[kind]) > _MANY_DUPLICATES[kind]:
+                found.append(
+                    f"{_share(duplicates[kind]):.1%} of the {kind} came before in the corpus: "
+                    f"--drop-duplicates {kind} leaves them out"
+                )
     return found

@@ -38,35 +38,41 @@ def train_on_sample(config: PrepareConfig, shards: list[tuple[Range, ...]], fold
 def sample_documents(shards: list[tuple[Range, ...]], config: PrepareConfig, limit: int) -> Iterator[str]:
     """Training documents of about `limit` bytes together, the last of a slice cut short; held-out ones are left out."""
     parts = [part for shard in shards for part in shard]
-    expected = sum((part.end - part.start) * (_USUAL_COMPRESSION if part.source.compressed else 1) for part in parts)
-    rate = min(1.0, limit / expected)
+    rate = min(1.0, limit / max(1, sum(map(_text_bytes, parts))))
+    # A few compressed files are read through, for they cannot be entered in the middle; of many, the heads will do.
+    through = rate == 1 or len(parts) < limit / _SLICE_BYTES
     left = limit
     for piece in (piece for part in parts for piece in _slices(part, rate)):
+        spread = bool(piece.source.compression) and through
         # A slice's own share, so that a rich first slice does not take what later ones need.
         seen = taken = 0
-        share = (piece.end - piece.start) * rate if rate < 1 else limit
+        share = int(_text_bytes(piece) * rate) if rate < 1 else limit
         for document in read_documents(piece, config.text_field, config.encoding_errors):
             text = document.text.encode("utf-8")
             seen += len(text)
             if is_held_out(text, config.validation_fraction):
                 continue
-            if piece.source.compressed:
-                room = left if taken <= rate * seen else 0
-            else:
-                room = min(left, int(share) - taken)
+            room = min(left, share - taken) if not spread else left if taken <= rate * seen else 0
             if room > 0:
                 chosen = text[:room].decode("utf-8", "ignore")
                 taken, left = taken + min(room, len(text)), left - min(room, len(text))
                 yield chosen
-            if left <= 0 or (not piece.source.compressed and taken >= share):
+            if left <= 0 or (not spread and taken >= share):
                 break
+
+
+def _text_bytes(part: Range) -> int:
+    return part.size * (_USUAL_COMPRESSION if part.source.compression else 1)
 
 
 def _slices(part: Range, rate: float) -> list[Range]:
     """Ranges that together are the part; from the start of each its share is read."""
-    size = part.end - part.start
-    if part.source.compressed or rate == 1:
+    if part.source.compression or rate == 1:
         return [part]
-    count = max(1, round(size * rate / _SLICE_BYTES))
-    borders = [part.start + size * index // count for index in range(count + 1)]
-    return [Range(part.source, start, end) for start, end in zip(borders, borders[1:])]
+    length = part.end - part.start
+    count = min(length, max(1, round(part.size * rate / _SLICE_BYTES)))
+    borders = [part.start + length * index // count for index in range(count + 1)]
+    return [
+        part._replace(start=start, end=end, size=part.size * (end - start) // length)
+        for start, end in zip(borders, borders[1:])
+    ]

@@ -1,11 +1,13 @@
 """The prepared corpus on disk: Parquet shards whose rows are documents, and dataset.json, written last."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import uuid
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Callable, Literal, NamedTuple
 
 import numpy as np
 
@@ -88,7 +90,7 @@ class ShardWriter:
         import pyarrow.parquet as pq
 
         self.path, self.row_groups = path, []  # type: tuple[Path, list[tuple[int, int, int]]]
-        self._partial = path.with_name(f".{path.name}.partial")
+        self._partial = partial_name(path)
         item = pa.field("item", pa.from_numpy_dtype(np.dtype(dtype)), nullable=False)
         sentence = pa.field("item", pa.list_(item), nullable=False)
         self._schema = pa.schema([pa.field(_COLUMN, pa.list_(sentence), nullable=False)])
@@ -136,8 +138,14 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Closes and removes what was written, unless `close` came first."""
-        self._writer.close()
+        with contextlib.suppress(OSError):  # a full disk, which is why the shard is abandoned
+            self._writer.close()
         self._partial.unlink(missing_ok=True)
+
+
+def partial_name(path: Path) -> Path:
+    """Where a file is written until it is whole; unlike any other, for a runner may try the same work twice at once."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
 
 
 def file_digest(path: Path) -> str:
@@ -157,13 +165,22 @@ def canonical_digest(value: Any) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file as a whole: a reader sees the old one or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Replaces a file by what `write` writes, as a whole and durably, or leaves it as it was."""
+    partial = partial_name(path)
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -9,7 +9,7 @@ import pathlib
 import runpy
 import sys
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -25,12 +25,16 @@ class Prepare:
     """Text → a prepared corpus that any experiment can train on."""
 
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="INPUT...")]
-    """Files, globs or directories of text or JSON lines, plain or gzip; or `python-docs`."""
+    """Files, globs, directories or URLs of text, JSON lines or Parquet, plain or compressed; `tfds:NAME@SPLIT#FIELD`;
+    or `python-docs`."""
     output: str
     """The folder to write."""
     settings: Annotated[PrepareConfig, tyro.conf.arg(name="")] = PrepareConfig()
     workers: int | None = None
     """Processes. None: one for each core."""
+    engine: Literal["local", "beam"] = "local"
+    """Processes here, or Apache Beam: what follows a bare `--` are the flags of its runner."""
+    beam_flags: tyro.conf.Suppress[tuple[str, ...]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +103,10 @@ class Quickstart:
 def prepare(arguments: Prepare) -> int:
     from data_pipeline.prepare import prepare as run
 
-    run(arguments.settings, list(arguments.inputs), arguments.output, workers=arguments.workers)
+    run(
+        arguments.settings, list(arguments.inputs), arguments.output, workers=arguments.workers,
+        engine=arguments.engine, beam_flags=arguments.beam_flags,
+    )
     return DONE
 
 
@@ -231,7 +238,12 @@ def _usage() -> str:
 
 
 def _parse(kind: Any, name: str, argv: list[str]) -> Any:
-    """The command's dataclass. An experiment's values are the defaults of the flags that follow its name."""
+    """The command's dataclass. An experiment's values are the defaults of the flags that follow its name; what follows
+    a bare `--` of prepare is Beam's.
+    """
+    if kind is Prepare and "--" in argv:
+        border = argv.index("--")
+        return dataclasses.replace(_parse(kind, name, argv[:border]), beam_flags=tuple(argv[border + 1:]))
     default = None
     if kind is Pretrain and argv and argv[0] not in ("-h", "--help"):
         if argv[0].startswith("-"):

@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import corpus
+from data_pipeline import sample, text_files
+from data_pipeline.config import PrepareConfig
 from data_pipeline.corpus import read_documents
 from data_pipeline.sources import Range, find_sources, plan_shards
 
@@ -76,9 +78,9 @@ def test_many_small_files_share_a_shard_and_a_large_one_feeds_several(tmp_path):
 
 
 def test_a_document_longer_than_the_limit_is_cut_at_a_line_and_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "LONGEST_DOCUMENT", 10)
+    monkeypatch.setattr(text_files, "LONGEST_DOCUMENT", 10)
     path = written(tmp_path, "a.txt", "aaaa\nbbbb\ncccc\n")
-    documents = list(read_documents(Range(find_sources([str(path)])[0], 0, 15)))
+    documents = list(read_documents(Range(find_sources([str(path)])[0], 0, 15, 15)))
     assert [document.text for document in documents] == ["aaaa\nbbbb", "cccc"]
     assert sum(document.cut for document in documents) == 1
 
@@ -92,7 +94,7 @@ def refuses(message, *arguments, **options):
 def test_inputs_that_name_nothing_are_refused(tmp_path):
     refuses("no file matches", [tmp_path / "none*.txt"])
     refuses("no file matches", [tmp_path])
-    refuses(r"\.parquet files are not read", [written(tmp_path, "a.parquet", "x")])
+    refuses(r"\.pdf files are not read", [written(tmp_path, "a.pdf", "x")])
 
 
 @pytest.mark.parametrize("shard_megabytes", [16.0, 1e-5])
@@ -102,8 +104,17 @@ def test_invalid_utf8_is_named_by_file_and_byte_or_replaced_and_counted(tmp_path
     assert texts([path], shard_megabytes, encoding_errors="replace") == ["good", "better", "b\ufffdd"]
 
 
-def test_a_line_beyond_the_limit_is_refused_by_file_and_line(tmp_path):
-    refuses(r"a\.txt, line 3 is longer than 16777216 bytes", [written(tmp_path, "a.txt", b"a\n\n" + b"x" * 50_000_000)])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl"])
+def test_a_document_of_one_line_of_100_megabytes_is_refused_in_little_memory(tmp_path, name):
+    content = b"\n\n" + b"x" * 100_000_000
+    path = written(tmp_path, name, gzip.compress(content, 1) if name.endswith(".gz") else content)
+    del content
+    tracemalloc.start()
+    try:
+        refuses(r"line 3 is longer than 16777216 bytes: is it text\?", [path])
+        assert tracemalloc.get_traced_memory()[1] < 80_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("shard_megabytes", [16.0, 1e-5])
@@ -125,7 +136,7 @@ def test_a_bad_json_line_is_named_by_file_and_line(tmp_path, shard_megabytes, li
 
 def test_surrogates_are_replaced_and_counted_on_request(tmp_path):
     path = written(tmp_path, "a.jsonl", '{"text": "a\\ud800b"}\n')
-    part = Range(find_sources([str(path)])[0], 0, path.stat().st_size)
+    part = plan_shards(find_sources([str(path)]), 1.0)[0][0]
     (document,) = read_documents(part, encoding_errors="replace")
     assert (document.text, document.replaced) == ("a\ufffdb", 1)
 
@@ -135,3 +146,21 @@ def test_damaged_gzip_is_refused(tmp_path):
     refuses("is cut short", [written(tmp_path, "cut.txt.gz", packed[:-12])])
     refuses("is not gzip data, or damaged", [written(tmp_path, "plain.txt.gz", b"not gzip at all")])
     refuses("is not gzip data, or damaged", [written(tmp_path, "bad.txt.gz", packed[:-8] + bytes(8))])
+
+
+def test_the_sample_reads_of_each_slice_no_more_than_its_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "_SLICE_BYTES", 1_000)
+    document = "x" * 98 + "\n\n"
+    path = written(tmp_path, "a.txt", document * 10_000)
+    read = []
+
+    def noted(*arguments):
+        for each in read_documents(*arguments):
+            read.append(len(each.text))
+            yield each
+
+    monkeypatch.setattr(sample, "read_documents", noted)
+    shards = plan_shards(find_sources([str(path)]), 0.3)
+    taken = list(sample.sample_documents(shards, PrepareConfig(validation_fraction=0.0), 30_001))
+    assert 25_000 < sum(map(len, taken)) <= 30_001
+    assert sum(read) < 1.5 * 30_001

@@ -3,7 +3,6 @@
 import dataclasses
 import gzip
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from data_pipeline import engines, open_corpus, python_docs
+from data_pipeline import open_corpus, python_docs
 from data_pipeline.config import PrepareConfig
 from data_pipeline.prepare import prepare
 from data_pipeline.python_docs import documents as python_documents
@@ -142,14 +141,14 @@ KILLED = """
 import os, sys
 from data_pipeline import prepare as module
 from data_pipeline.config import PrepareConfig
-real, count = module.engines.prepare_shard, 0
+real, count = module.prepare_shard, 0
 def dies_at_the_third(job, *rest):
     global count
     count += 1
     if count == 3:
         os.kill(os.getpid(), 9)
     return real(job, *rest)
-module.engines.prepare_shard = dies_at_the_third
+module.prepare_shard = dies_at_the_third
 module.prepare(PrepareConfig(**eval(sys.argv[1])), [sys.argv[2]], sys.argv[3], 1, False)
 """
 
@@ -249,15 +248,6 @@ def test_python_docs_needs_no_file(tmp_path, monkeypatch):
     corpus = open_corpus(run(CONFIG, ["python-docs"], tmp_path / "c").path)
     assert len(stored(corpus, "train")) > 40
     assert run(CONFIG, ["python-docs"], tmp_path / "c").finished_before
-
-
-def _killed_by_the_system():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_worker_killed_by_the_system_ends_in_one_sentence():
-    with pytest.raises(ValueError, match="a worker process was killed"):
-        engines.run_apart(_killed_by_the_system)
 
 
 def test_ctrl_c_ends_all_processes_quickly(tmp_path, texts):

@@ -95,6 +95,19 @@ def test_one_flipped_bit_in_a_shard_is_found_by_its_checksum_and_when_read(folde
         read_block(corpus, corpus.blocks["train"][0])
 
 
+def test_an_abandoned_shard_leaves_nothing_on_a_full_disk_either(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    writer = ShardWriter(tmp_path / "train-00000-of-00001.parquet", np.uint16)
+    writer.append(flat([[[1, 2]]]))
+    assert len(list(tmp_path.iterdir())) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetWriter, "close", full)
+        writer.abandon()
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_no_corpus_is_refused(folder, tmp_path):
     refuses(tmp_path / "nowhere", "no such folder")
     refuses(tmp_path, "has no dataset.json")

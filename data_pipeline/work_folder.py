@@ -1,0 +1,141 @@
+"""The folder that prepare writes: one writer at a time, a stranger's files untouched, a failed first run taken back."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Iterator
+
+from data_pipeline import python_docs
+from data_pipeline.config import PrepareConfig
+from data_pipeline.store import FORMAT_VERSION, SPLITS, TOKENIZER_FOLDER, write_json
+from data_pipeline.unfinished import Unfinished, writing
+
+WORK = ".prepare"
+
+_STATE = "state.json"
+_LOCK = "lock"
+_REMEDY = "choose another output folder, or delete this one"
+
+
+@contextlib.contextmanager
+def work_folder(folder: Path, state: dict[str, Any]) -> Iterator[Path]:
+    """Makes the folder ready, new or left unfinished by the same command, and yields its work folder.
+
+    While the block runs no other prepare enters. When it ends the work folder goes; when it fails there is either
+    something to go on from, or what was there before. Another command's work is refused and not touched.
+    """
+    existed, work = folder.exists(), folder / WORK
+    _refuse_strangers(folder)
+    with _only_writer(folder):
+        begun = _begun(folder, state)
+        try:
+            with writing(folder):
+                if not begun:
+                    write_json(work / _STATE, {"format_version": FORMAT_VERSION, **state})
+                yield work
+        except Unfinished:
+            _remove(folder.rglob(".*.partial"))  # of workers that were ended in the middle
+            raise
+        except ValueError:
+            if not begun:
+                _take_back(folder, existed)
+            raise
+        shutil.rmtree(work)
+
+
+def _refuse_strangers(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output {folder} is a file: expected a folder, or nothing")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / WORK).is_dir():
+        raise ValueError(f"output folder {folder} is not empty and holds no prepared corpus: choose another one")
+
+
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """A lock that the system gives back when its holder dies, however it dies."""
+    import filelock
+
+    lock = filelock.FileLock(folder / WORK / _LOCK)
+    try:
+        (folder / WORK).mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise ValueError(
+            f"another prepare is writing {folder}: wait until it has ended, or choose another output folder"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"output folder {folder} cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _begun(folder: Path, state: dict[str, Any]) -> bool:
+    """Whether the same command was here before. What no longer says whose work it is, is removed."""
+    recorded = read_json(folder / WORK / _STATE)
+    if isinstance(recorded, dict) and {"settings", "source"} <= recorded.keys():
+        holds = f"{folder} holds an unfinished corpus"
+        check_same(holds, recorded, state)
+        if recorded != {"format_version": FORMAT_VERSION, **state}:
+            raise ValueError(f"{holds} of another version of this software: {_REMEDY}")
+        _remove(folder.rglob(".*.partial"))
+        return True
+    _clear(folder)
+    return False
+
+
+def check_same(holds: str, recorded: dict[str, Any], state: dict[str, Any]) -> None:
+    """Raises ValueError naming the first setting or source in which a corpus differs from what is asked for."""
+    defaults = dataclasses.asdict(PrepareConfig())
+    for field, expected in state["settings"].items():
+        # A setting that came later: earlier corpora were prepared as its default does.
+        found = recorded["settings"].get(field, defaults.get(field))
+        if found != expected:
+            raise ValueError(f"{holds} prepared with {field} = {found!r}, asked for is {expected!r}: {_REMEDY}")
+    found_files, expected_files = recorded["source"]["files"], state["source"]["files"]
+    if found_files != expected_files:
+        pairs = zip([*found_files, None], [*expected_files, None])
+        found, expected = next(pair for pair in pairs if pair[0] != pair[1])
+        raise ValueError(
+            f"{holds} prepared from other sources: found {_describe(found)}, asked for is {_describe(expected)}: "
+            f"{_REMEDY}"
+        )
+
+
+def _describe(file: dict[str, Any] | None) -> str:
+    return "no further file" if file is None else ", ".join(f"{field} {value}" for field, value in file.items())
+
+
+def _clear(folder: Path) -> None:
+    """Removes what prepare writes, all but the lock that this process holds."""
+    for path in (folder / WORK).iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
+    shutil.rmtree(folder / TOKENIZER_FOLDER, ignore_errors=True)
+    _remove(path for split in SPLITS for path in folder.glob(f"{split}-?????-of-?????.parquet"))
+    _remove([*folder.glob(".*.partial"), folder / python_docs.FILE])
+
+
+def _take_back(folder: Path, existed: bool) -> None:
+    _clear(folder)
+    shutil.rmtree(folder / WORK)
+    if not existed:
+        folder.rmdir()
+
+
+def _remove(paths: Any) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The value, or None for a file that is missing or no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
