@@ -1,5 +1,6 @@
 """What can be said of a prepared corpus before a step is trained."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -43,3 +44,47 @@ def window_facts(corpus: Corpus, config: DataConfig, seed: int) -> WindowFacts:
         fill=float(window.sequences.lengths.sum() / max(1, window.rows * config.sequence_length)),
         rows_per_epoch=window.rows / share,
     )
+
+
+def count(corpus: Corpus, split: str) -> dict[str, int]:
+    """`documents`, `sentences` and `tokens` of a split."""
+    blocks = corpus.blocks[split]
+    return {name: sum(getattr(block, name) for block in blocks) for name in ("documents", "sentences", "tokens")}
+
+
+def outlook(corpus: Corpus, config: DataConfig, batch_size: int, seed: int, evaluated: bool) -> Iterator[str]:
+    """What a run will see, in sentences, with a warning where next-sentence prediction cannot teach.
+
+    Raises ValueError where it would see nothing: too few documents, or less than a batch.
+    """
+    if evaluated:
+        try:
+            windows.check_pairing(corpus, config, "validation")
+        except ValueError as error:
+            raise ValueError(f"{error}; --train.eval-every 0 trains without evaluation") from None
+    facts = window_facts(corpus, config, seed)
+    steps = facts.rows_per_epoch / batch_size
+    if steps < 1:
+        raise ValueError(
+            f"{corpus.path} gives {facts.rows_per_epoch:,.0f} rows an epoch, fewer than one batch of {batch_size}: "
+            "prepare more text, or choose a smaller --train.batch-size"
+        )
+    tokens = count(corpus, "train")["tokens"]
+    yield (
+        f"corpus: {tokens:,} tokens, {facts.rows_per_epoch:,.0f} rows an epoch ({steps:,.0f} steps), "
+        f"rows {facts.fill:.0%} full"
+    )
+    if facts.random_labels is not None:
+        label = "swapped" if config.pairing == "sop" else "random"
+        yield f"sentence pairs: {facts.random_labels:.0%} of the labels are '{label}'"
+        if max(facts.random_labels, 1 - facts.random_labels) > DEGENERATE_LABEL_SHARE:
+            yield (
+                "warning: nearly all next-sentence labels are the same, so that head learns to say so and no more; its "
+                "usual cause is text with one sentence a document or a line; --data.pairing nsp-balanced draws half "
+                "and half from any text"
+            )
+    if evaluated:
+        yield (
+            f"unigram entropy of the held-out text: {unigram_entropy(corpus, 'validation'):.3f} nats "
+            "(a loss that stays there has learnt frequencies alone)"
+        )

@@ -115,16 +115,15 @@ def _repeats(health: Health) -> Iterator[Line]:
         yield Line("repeats in source", ", ".join(both), OK, "before any were dropped")
     documents, sentences, seen = health.repeated_documents, health.repeated_sentences, health.held_out_seen
     yield _line("repeated documents", _share_of(documents), _above(documents.token_share, REPEATED_DOCUMENTS), (
-        "the model learns to recite them: drop all but the first of each from the text and prepare again"
+        "the model learns to recite them: prepare again with --drop-duplicates documents"
     ))  # fmt: skip
     yield _line("repeated sentences", _share_of(sentences), _above(sentences.token_share, REPEATED_SENTENCES), (
-        "the loss may stay at the unigram entropy: drop all but the first of equal lines from the text and prepare "
-        "again"
+        "the loss may stay at the unigram entropy: prepare again with --drop-duplicates lines"
     ))  # fmt: skip
     if seen.total:
         value = _share_of(seen, " seen in training")
         yield _line("held-out sentences", value, _above(seen.token_share, HELD_OUT_SEEN), (
-            "the held-out loss will look better than it is: drop repeated lines from the text and prepare again"
+            "the held-out loss will look better than it is: prepare again with --drop-duplicates lines"
         ))  # fmt: skip
 
 

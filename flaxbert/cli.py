@@ -1,12 +1,9 @@
 """The command line: parses, joins the stream to the loop, and leaves the work to the rooms it belongs to."""
 
 import dataclasses
-import importlib
 import importlib.metadata
-import importlib.util
 import os
 import pathlib
-import runpy
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
@@ -111,6 +108,7 @@ def prepare(arguments: Prepare) -> int:
 
 
 def pretrain(arguments: Pretrain) -> int:
+    from data_pipeline.statistics import outlook
     from data_pipeline.store import open_corpus
 
     corpus = open_corpus(arguments.corpus)  # before JAX is imported: a mistyped path is told of at once
@@ -121,8 +119,9 @@ def pretrain(arguments: Pretrain) -> int:
 
     changed = check_run(arguments.workdir, experiment, facts)
     check_devices(experiment)
-    _describe(corpus, experiment)
-    for sentence in describe_changes(changed or {}):
+    plan = experiment.train
+    sentences = outlook(corpus, experiment.data, plan.batch_size, plan.seed, evaluated=plan.eval_every > 0)
+    for sentence in [*sentences, *describe_changes(changed or {})]:
         print(sentence, file=sys.stderr)
     begin_or_resume(arguments.workdir, experiment, facts, str(pathlib.Path(corpus.path) / "tokenizer"))
     return STOPPED if train(experiment, arguments.workdir, _streams(corpus, experiment)).stopped else DONE
@@ -210,26 +209,6 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def load_experiment(name: str) -> Experiment:
-    """The EXPERIMENT of a file, or of a module in experiments/."""
-    if name.endswith(".py") or os.sep in name:
-        if not pathlib.Path(name).is_file():
-            raise ValueError(f"no such experiment file: {name}")
-        try:
-            found = runpy.run_path(name).get("EXPERIMENT")
-        except Exception as error:  # whatever a user's file may raise
-            raise ValueError(f"experiment file {name} cannot be run: {type(error).__name__}: {error}") from error
-    elif not name.isidentifier() or importlib.util.find_spec(f"experiments.{name}") is None:
-        folder = pathlib.Path(importlib.import_module("experiments").__path__[0])
-        known = ", ".join(sorted(path.stem for path in folder.glob("[!_]*.py")))
-        raise ValueError(f"no experiment is named {name!r}; there are {known}, or give the path of a .py file")
-    else:
-        found = getattr(importlib.import_module(f"experiments.{name}"), "EXPERIMENT", None)
-    if not isinstance(found, Experiment):
-        raise ValueError(f"{name} does not define EXPERIMENT, a flaxbert.config.Experiment")
-    return found
-
-
 def _usage() -> str:
     lines = ["usage: flaxbert COMMAND ...", ""]
     lines += [f"  {name:11} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
@@ -248,7 +227,7 @@ def _parse(kind: Any, name: str, argv: list[str]) -> Any:
     if kind is Pretrain and argv and argv[0] not in ("-h", "--help"):
         if argv[0].startswith("-"):
             raise ValueError(f"found {argv[0]} before the EXPERIMENT: flaxbert pretrain EXPERIMENT {argv[0]} ...")
-        default = Pretrain(argv[0], tyro.MISSING, tyro.MISSING, load_experiment(argv[0]))
+        default = Pretrain(argv[0], tyro.MISSING, tyro.MISSING, flags.load_experiment(argv[0]))
     return flags.parse(kind, f"flaxbert {name}", argv, default)
 
 
@@ -260,49 +239,15 @@ def _sentence(error: BaseException) -> str:
 
 def _corpus_facts(corpus: Any) -> dict[str, Any]:
     """What a run remembers of its corpus."""
-    counts = {split: _count(corpus, split) for split in corpus.blocks}
+    from data_pipeline.statistics import count
+
+    counts = {split: count(corpus, split) for split in corpus.blocks}
     return {
         "path": str(pathlib.Path(corpus.path).absolute()),
         "fingerprint": corpus.fingerprint,
         "tokenizer_fingerprint": corpus.tokenizer_fingerprint,
         **counts,
     }
-
-
-def _count(corpus: Any, split: str) -> dict[str, int]:
-    blocks = corpus.blocks[split]
-    return {name: sum(getattr(block, name) for block in blocks) for name in ("documents", "sentences", "tokens")}
-
-
-def _describe(corpus: Any, experiment: Experiment) -> None:
-    """Prints what the run will see, and warns where next-sentence prediction cannot teach."""
-    from data_pipeline.statistics import DEGENERATE_LABEL_SHARE, unigram_entropy, window_facts
-    from data_pipeline.windows import check_pairing
-
-    if experiment.train.eval_every:
-        try:
-            check_pairing(corpus, experiment.data, "validation")
-        except ValueError as error:
-            raise ValueError(f"{error}; --train.eval-every 0 trains without evaluation") from None
-    facts = window_facts(corpus, experiment.data, experiment.train.seed)
-    steps = facts.rows_per_epoch / experiment.train.batch_size
-    if steps < 1:
-        raise ValueError(
-            f"{corpus.path} gives {facts.rows_per_epoch:,.0f} rows an epoch, fewer than one batch of "
-            f"{experiment.train.batch_size}: prepare more text, or choose a smaller --train.batch-size"
-        )
-    print(f"corpus: {_count(corpus, 'train')['tokens']:,} tokens, {facts.rows_per_epoch:,.0f} rows an epoch "
-          f"({steps:,.0f} steps), rows {facts.fill:.0%} full", file=sys.stderr)  # fmt: skip
-    if facts.random_labels is not None:
-        label = "'swapped'" if experiment.data.pairing == "sop" else "'random'"
-        print(f"sentence pairs: {facts.random_labels:.0%} of the labels are {label}", file=sys.stderr)
-        if max(facts.random_labels, 1 - facts.random_labels) > DEGENERATE_LABEL_SHARE:
-            print("warning: nearly all next-sentence labels are the same, so that head learns to say so and no more; "
-                  "its usual cause is text with one sentence a document or a line; --data.pairing nsp-balanced draws "
-                  "half and half from any text", file=sys.stderr)  # fmt: skip
-    if experiment.train.eval_every:
-        print(f"unigram entropy of the held-out text: {unigram_entropy(corpus, 'validation'):.3f} nats "
-              "(a loss that stays there has learnt frequencies alone)", file=sys.stderr)  # fmt: skip
 
 
 def _streams(corpus: Any, experiment: Experiment) -> Any:

@@ -1,13 +1,19 @@
-"""Flags → a dataclass, by tyro; a mistake is one sentence."""
+"""What a user types: flags → a dataclass, by tyro, and the name of an experiment; a mistake is one sentence."""
 
 import contextlib
+import importlib
+import importlib.util
 import io
 import os
+import pathlib
 import re
+import runpy
 from collections.abc import Iterator
 from typing import Any
 
 import tyro
+
+from flaxbert.config import Experiment
 
 
 def parse(kind: Any, program: str, argv: list[str], default: Any = None) -> Any:
@@ -50,3 +56,23 @@ def _wide_terminal(wide: bool) -> Iterator[None]:
             os.environ.pop("COLUMNS")
             if before is not None:
                 os.environ["COLUMNS"] = before
+
+
+def load_experiment(name: str) -> Experiment:
+    """The EXPERIMENT of a file, or of a module in experiments/."""
+    if name.endswith(".py") or os.sep in name:
+        if not pathlib.Path(name).is_file():
+            raise ValueError(f"no such experiment file: {name}")
+        try:
+            found = runpy.run_path(name).get("EXPERIMENT")
+        except Exception as error:  # whatever a user's file may raise
+            raise ValueError(f"experiment file {name} cannot be run: {type(error).__name__}: {error}") from error
+    elif not name.isidentifier() or importlib.util.find_spec(f"experiments.{name}") is None:
+        folder = pathlib.Path(importlib.import_module("experiments").__path__[0])
+        known = ", ".join(sorted(path.stem for path in folder.glob("[!_]*.py")))
+        raise ValueError(f"no experiment is named {name!r}; there are {known}, or give the path of a .py file")
+    else:
+        found = getattr(importlib.import_module(f"experiments.{name}"), "EXPERIMENT", None)
+    if not isinstance(found, Experiment):
+        raise ValueError(f"{name} does not define EXPERIMENT, a flaxbert.config.Experiment")
+    return found
