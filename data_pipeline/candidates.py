@@ -1,6 +1,6 @@
 """What masking chooses from: the tokens of a batch that may be predicted, and an order of them at random."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,21 +29,23 @@ class Candidates(NamedTuple):
         """(cells, how many of each sequence [n]): the true ones of `cells` [B, S], at most `most` [n] of each sequence,
         sequence by sequence and each sequence in random order.
 
-        A cell's random bits, the number of its sequence in the row and its column share one integer of 32 bits, so
-        sorting the rows does it all, several times as fast as with 64 bits. At length 512 that leaves 23 random ones
-        without packing and 19 with 16 sequences in a row: two that tie keep the order of the text.
+        A cell's random bits, the number of its sequence in the row and its column share one integer, so sorting the
+        rows does it all. Integers of 32 bits sort several times as fast as those of 64 and are taken while they leave
+        16 random bits: two cells that tie keep the order of the text.
         """
         rows, length = cells.shape
         row = self.layout.row
         column_bits, sequence_bits = (int(n - 1).bit_length() for n in (length, self.sequences_per_row))
-        low = np.uint32(2**column_bits - 1)
-        keys = _random_bits(self.row_keys, length)
-        keys >>= np.uint32(sequence_bits)
+        dtype: Any = np.uint32 if column_bits + sequence_bits <= 16 else np.uint64
+        width = np.iinfo(dtype).bits
+        low = dtype(2**column_bits - 1)
+        keys = _random_bits(self.row_keys, length, dtype)
+        keys >>= dtype(sequence_bits)
         keys &= ~low
-        keys |= np.arange(length, dtype=np.uint32)
+        keys |= np.arange(length, dtype=dtype)
         if sequence_bits:
-            keys |= self._numbers(length) << np.uint32(32 - sequence_bits)
-        keys[~cells] = 0xFFFFFFFF
+            keys |= self._numbers(length).astype(dtype) << dtype(width - sequence_bits)
+        keys[~cells] = np.iinfo(dtype).max
         keys.sort(axis=1)
         counts = self.per_sequence(cells)
         before = np.cumsum(counts) - counts
@@ -51,7 +53,7 @@ class Candidates(NamedTuple):
         taken = counts if most is None else np.minimum(counts, most)
         begin = row * length + before - first_of_row
         columns = keys.ravel()[np.repeat(begin, taken) + ragged_range(taken)] & low
-        return np.repeat(row * length, taken) + columns, taken
+        return np.repeat(row * length, taken) + columns.astype(np.int64), taken
 
     def _numbers(self, length: int) -> np.ndarray:
         """The number of each cell's sequence in its row, uint32 [B, S]; what follows a sequence counts as its own."""
@@ -67,7 +69,8 @@ def ragged_range(lengths: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
-def _random_bits(row_keys: np.ndarray, length: int) -> np.ndarray:
-    """uint32 [B, length], two of each 64-bit draw."""
-    drawn = randomness.bits(row_keys[:, None], np.arange((length + 1) // 2))
-    return drawn.astype("<u8", copy=False).view("<u4")[:, :length]
+def _random_bits(row_keys: np.ndarray, length: int, dtype: Any) -> np.ndarray:
+    """Random integers [B, length]: uint64, or uint32, two of each 64-bit draw."""
+    draws = length if dtype is np.uint64 else (length + 1) // 2
+    drawn = randomness.bits(row_keys[:, None], np.arange(draws))
+    return drawn.astype("<u8", copy=False).view(np.dtype(dtype).newbyteorder("<"))[:, :length]

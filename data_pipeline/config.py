@@ -98,6 +98,8 @@ class DataConfig:
         for name in ("packing", "window_tokens", "workers", "read_ahead"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} {getattr(self, name)} is not positive")
+        if self.packing > self.sequence_length:
+            raise ValueError(f"data.packing {self.packing} exceeds data.sequence_length {self.sequence_length}")
         if self.max_predictions is not None and not 1 <= self.max_predictions <= self.sequence_length:
             raise ValueError(
                 f"data.max_predictions {self.max_predictions} is not in [1, {self.sequence_length}], "

@@ -46,38 +46,28 @@ def next_sentence_pairs(documents: Documents, config: DataConfig, key: np.uint64
 
 
 def balanced_next_sentence_pairs(documents: Documents, config: DataConfig, key: np.uint64) -> Sequences:
-    """The reference's walk with a label that is a fair coin whatever the text looks like.
+    """The reference's chunks with a label that is a fair coin, and that nothing but the text gives away.
 
-    What forces the reference's hand is a chunk that cannot be cut. Here sentences of more than half a row are cut
-    into parts first, and a chunk of one part is cut at a random token. Nor does the place where B begins give the
-    label away: where a true B would begin inside a document, or inside a sentence, so does a random one. Single
-    tokens that end a walk have no second half and are left out.
+    Chunks are cut as in sentence-order prediction. Each finds a partner of another document whose B is about as long,
+    and a coin for the two decides whether they exchange their Bs: a random B begins, ends and is as long as a true
+    one, because it is one. No text is left out.
     """
     max_tokens, draws = config.sequence_length - 3, _draws(key)
     documents = cut_long_sentences(documents, max(1, max_tokens // 2))
-    offsets, borders = documents.sentence_offsets, documents.document_offsets
+    offsets = documents.sentence_offsets
     chunks = _chunks(documents, config, max_tokens, draws)
-    is_random = _coin(draws["is_random"], chunks.start)
-    chunks, is_random = _walked(
-        chunks, np.where(is_random & (chunks.size > 1), chunks.a_end, chunks.end), documents, is_random
-    )
-    chunks, is_random, a_length = _cut_in_two(chunks, is_random, offsets, draws)
+    chunks, coin = _walked(chunks, chunks.end, documents, _coin(draws["is_random"], chunks.start))
+    chunks, coin, a_length = _cut_in_two(chunks, coin, offsets, draws)
 
     b_start = offsets[chunks.start] + a_length
-    b_end = offsets[chunks.end]
-    chosen = np.flatnonzero(is_random)
-    start, single = chunks.start[chosen], chunks.size[chosen] == 1
-    other = _other_document(start, chunks.document[chosen], documents, draws)
-    sentences = borders[other + 1] - borders[other]
-    inside = single | (sentences == 1)
-    nth = randomness.integers(draws["sentence"], start, np.where(inside, sentences, sentences - 1))
-    first = borders[other] + nth + ~inside
-    length = offsets[first + 1] - offsets[first]
-    skipped = np.minimum(1 + randomness.integers(draws["token"], start, np.maximum(length - 1, 1)), length - 1)
-    b_start[chosen] = offsets[first] + np.where(inside, skipped, 0)
-    last = _end_of_segment(documents, other, b_start[chosen], chunks.target[chosen] - a_length[chosen])
-    b_end[chosen] = offsets[last]
-    pairs = Sequences(offsets[chunks.start], a_length, b_start, b_end - b_start, is_random.astype(np.int64))
+    b_length = offsets[chunks.end] - b_start
+    partner = _partners(chunks.document, b_length, draws)
+    own = np.arange(len(partner))
+    is_random = (partner >= 0) & coin[np.minimum(own, np.where(partner < 0, own, partner))]
+    source = np.where(is_random, partner, own)
+    pairs = Sequences(
+        offsets[chunks.start], a_length, b_start[source], b_length[source], is_random.astype(np.int64)
+    )  # fmt: skip
     return truncate(pairs, max_tokens, chunks.start, (draws["front_a"], draws["front_b"]))
 
 
@@ -85,7 +75,8 @@ def sentence_order_pairs(documents: Documents, config: DataConfig, key: np.uint6
     """Sentence-order prediction (ALBERT, arXiv 1909.11942, section 3.1): A and B are neighbours in the text; with
     probability 0.5 they have changed places, and the label is 1.
 
-    Chunks are the reference's, one after another; those that cannot be cut are treated as in `nsp-balanced`.
+    Chunks are the reference's, one after another. So that each can be cut, sentences of more than half a row are cut
+    into parts first, and a chunk of one part is cut at a random token; single tokens are left out.
     """
     max_tokens, draws = config.sequence_length - 3, _draws(key)
     documents = cut_long_sentences(documents, max(1, max_tokens // 2))
@@ -187,6 +178,28 @@ def _cut_in_two(
     return _Chunks(*(values[kept] for values in chunks)), label[kept], length[kept]
 
 
+def _partners(document: np.ndarray, length: np.ndarray, draws: dict[str, np.uint64]) -> np.ndarray:
+    """For each of N chunks one of another document, neighbours in the order of their length and partners of each other.
+
+    What is left when its neighbours are of the same document draws from all; -1 where no draw finds another document.
+    """
+    count = len(document)
+    by_length = np.lexsort((randomness.bits(draws["partner"], np.arange(count)), length))
+    partner, left = np.full(count, -1), by_length
+    for attempt in range(RANDOM_DOCUMENT_TRIES):
+        shifted = left[attempt % 2:]
+        even, odd = shifted[:len(shifted) // 2 * 2].reshape(-1, 2).T
+        different = document[even] != document[odd]
+        partner[even[different]], partner[odd[different]] = odd[different], even[different]
+        left = left[partner[left] < 0]
+    for attempt in range(RANDOM_DOCUMENT_TRIES):
+        drawn = randomness.integers(randomness.key(int(draws["partner"]), attempt), left, count)
+        different = document[drawn] != document[left]
+        partner[left[different]] = drawn[different]
+        left = left[~different]
+    return partner
+
+
 def _other_document(
     start: np.ndarray, document: np.ndarray, documents: Documents, draws: dict[str, np.uint64]
 ) -> np.ndarray:
@@ -207,7 +220,7 @@ def _end_of_segment(documents: Documents, document: np.ndarray, start: np.ndarra
     return np.minimum(end, documents.document_offsets[document + 1])
 
 
-_KINDS = ("short", "target", "a_end", "is_random", "sentence", "front_a", "front_b", "document", "token", "cut")
+_KINDS = ("short", "target", "a_end", "is_random", "sentence", "front_a", "front_b", "document", "cut", "partner")
 
 
 def _draws(key: np.uint64) -> dict[str, np.uint64]:

@@ -83,8 +83,8 @@ def _delivered(
     failure: list[BaseException] = []  # TensorFlow would wrap an error in a page of text: carried past it
 
     def build_buffer(number: np.ndarray) -> np.ndarray:
+        buffer, used = _aligned(together * size), 0
         try:
-            buffer, used = _aligned(together * size), 0
             for batch_number in range(int(number) * together, (int(number) + 1) * together):
                 found = numbered.take(batch_number)
                 if found is None:
@@ -96,6 +96,8 @@ def _delivered(
             return buffer[:used]
         except Exception as error:
             failure.append(error)
+            if used:
+                return buffer[:used]  # the batches before it are whole
             raise
 
     try:

@@ -111,7 +111,8 @@ def global_batches(
             if not missing:
                 yield runs, Position(epoch, window, row)
                 runs, missing = [], size
-    if not any_row and position == (position.epoch, 0, 0) and position.epoch != epochs:
+    whole_epoch = epochs is None or (position.epoch < epochs and position[1:] == (0, 0))
+    if whole_epoch and not any_row:
         raise ValueError(f"{corpus.path}: its {split} documents are too short: no sequence can be drawn from them")
     if runs:
         yield runs, Position(epochs or 0, 0, 0)

@@ -1,11 +1,18 @@
 """BERT's example generation and masking in plain loops: what the vectorised pipeline is held against.
 
-Every random decision is a method of `Dice`, so that a test may make the decisions itself.
+Every random decision is a method of `Dice`, so that a test may make the decisions itself; `PairingDice` and
+`MaskingDice` make those of the vectorised code, asked for one at a time. Span masking is SpanBERT's.
 """
 
+import functools
 import random
 from collections.abc import Callable
 from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from data_pipeline import pairing, randomness
 
 Document = list[list[int]]
 Place = tuple[int, int]  # document, and the sentence in it at which a chunk starts
@@ -63,6 +70,15 @@ class Dice:
     def token(self, position: int, vocab_size: int) -> int:
         return self.rng.randrange(vocab_size)
 
+    def span_length(self, position: int) -> int:
+        """Words: geometric with p = 0.2, drawn anew until it is at most 10 (SpanBERT, section 3.1)."""
+        while True:
+            length = 1
+            while self.rng.random() >= 0.2:
+                length += 1
+            if length <= 10:
+                return length
+
 
 def pairs_of_document(
     documents: list[Document], index: int, sequence_length: int, short_probability: float, dice: Dice
@@ -97,7 +113,7 @@ def next_pair(
         pair, following = Pair(a, _random_segment(documents, place, target - len(a), dice), True), a_end
     else:
         pair, following = Pair(a, _tokens(document[a_end:end]), False), end
-    _truncate(pair, max_tokens, place, dice)
+    truncate(pair, max_tokens, place, dice)
     return pair, following
 
 
@@ -115,7 +131,7 @@ def _random_segment(documents: list[Document], place: Place, target: int, dice: 
     return tokens
 
 
-def _truncate(pair: Pair, max_tokens: int, place: Place, dice: Dice) -> None:
+def truncate(pair: Pair, max_tokens: int, place: Place, dice: Dice) -> None:
     cuts = {"a": 0, "b": 0}
     while len(pair.a) + len(pair.b) > max_tokens:
         name, longer = ("a", pair.a) if len(pair.a) > len(pair.b) else ("b", pair.b)
@@ -166,12 +182,137 @@ def mask(
     for candidate in dice.order(candidates):
         if len(chosen) + len(candidate) <= wanted:
             chosen.extend(candidate)
+    return _replaced(tokens, {position: position for position in chosen}, mask_id, vocab_size, dice)
+
+
+def mask_spans(
+    tokens: list[int], words: list[list[int]], wanted: int, mask_id: int, vocab_size: int, dice: Dice
+) -> Masked:
+    """Masks up to `wanted` tokens in spans of whole words.
+
+    A span begins at the word of a token drawn from those not yet chosen, is a number of words long, those already
+    chosen counted in, and ends before a special token and before a word that would overshoot.
+    """
+    anchors: dict[int, int] = {}  # position → the one that its span was drawn from
+    word_of = {position: number for number, word in enumerate(words) for position in word}
+    for [drawn] in dice.order([[position] for word in words for position in word]):
+        if drawn in anchors or len(anchors) == wanted:
+            continue
+        first, end = word_of[drawn], word_of[drawn] + dice.span_length(drawn)
+        for number in range(first, min(end, len(words))):
+            word = words[number]
+            if number > first and word[0] != words[number - 1][-1] + 1:
+                break
+            if word[0] in anchors:
+                continue
+            if len(anchors) + len(word) > wanted:
+                break
+            anchors |= dict.fromkeys(word, drawn)
+    return _replaced(tokens, anchors, mask_id, vocab_size, dice)
+
+
+def _replaced(tokens: list[int], chosen: dict[int, int], mask_id: int, vocab_size: int, dice: Dice) -> Masked:
+    """Masks the chosen positions; each has the kind of the position that it is given."""
     masked = list(tokens)
-    for position in chosen:
-        kind = dice.kind(position)
-        if kind < 0.8:
+    kinds = {position: dice.kind(position) for position in dict.fromkeys(chosen.values())}
+    for position, deciding in chosen.items():
+        if kinds[deciding] < 0.8:
             masked[position] = mask_id
-        elif kind >= 0.9:
+        elif kinds[deciding] >= 0.9:
             masked[position] = dice.token(position, vocab_size)
-    chosen.sort()
-    return Masked(masked, chosen, [tokens[position] for position in chosen])
+    positions = sorted(chosen)
+    return Masked(masked, positions, [tokens[position] for position in positions])
+
+
+class PairingDice(Dice):
+    """Throws what the vectorised pairing of some documents throws. `borders` [M + 1] are their first sentences."""
+
+    def __init__(self, borders: np.ndarray, key: np.uint64):
+        self.borders, self.draws = borders, pairing._draws(key)
+
+    def is_short(self, document: int, probability: float) -> bool:
+        return randomness.uniform(self.draws["short"], np.array([document]))[0] < probability
+
+    def target(self, document: int, least: int, most: int) -> int:
+        return least + self._integer(self.draws["target"], document, most - least + 1)
+
+    def a_end(self, place: Place, most: int) -> int:
+        return 1 + self._integer(self.draws["a_end"], self._sentence(place), most)
+
+    def is_random(self, place: Place) -> bool:
+        return bool(self._integer(self.draws["is_random"], self._sentence(place), 2))
+
+    def other_document(self, place: Place, attempt: int, documents: int) -> int:
+        key = randomness.key(int(self.draws["document"]), attempt)
+        return self._integer(key, self._sentence(place), documents)
+
+    def cut(self, place: Place, tokens: int) -> int:
+        """Where a chunk of one sentence is cut in two, if it is."""
+        return 1 + self._integer(self.draws["cut"], self._sentence(place), tokens - 1)
+
+    def first_sentence(self, place: Place, sentences: int) -> int:
+        return self._integer(self.draws["sentence"], self._sentence(place), sentences)
+
+    def cut_front(self, place: Place, segment: str, cut_before: int) -> bool:
+        key = self.draws[f"front_{segment}"]
+        return bool(_coins(key, self._sentence(place), cut_before // 64) >> 63 - cut_before % 64 & 1)
+
+    def _sentence(self, place: Place) -> int:
+        return int(self.borders[place[0]]) + place[1]
+
+    def _integer(self, key: np.uint64, counter: int, count: int) -> int:
+        return int(randomness.integers(key, np.array([counter]), count)[0])
+
+
+@functools.cache
+def _coins(key: np.uint64, counter: int, word: int) -> int:
+    """64 of the flips that `coin_flips` counts, the first one on top."""
+    own = randomness.bits(key, np.array([counter]))[0]
+    return int(randomness.bits(own, np.array([word]))[0])
+
+
+class MaskingDice(Dice):
+    """Throws what the vectorised masking throws for a sequence that begins at `start` of a row of `length` tokens, in
+    which up to `packing` sequences have room.
+    """
+
+    def __init__(self, row_key: np.uint64, length: int, packing: int = 1, start: int = 0):
+        self.row_key, self.start = row_key, start
+        self.unused_bits = (length - 1).bit_length() + (packing - 1).bit_length()
+        self.halves = [
+            half
+            for pair in randomness.bits(row_key, np.arange((length + 1) // 2)).tolist()
+            for half in (pair & 0xFFFFFFFF, pair >> 32)
+        ]
+
+    def order(self, candidates: list[list[int]]) -> list[list[int]]:
+        """By the upper bits of the first token's half of a 64-bit draw; where these tie, by the text."""
+        return sorted(candidates, key=lambda each: self.halves[self.start + each[0]] >> self.unused_bits)
+
+    def kind(self, position: int) -> float:
+        return float(randomness.uniform(self._key(1), np.array([2 * (self.start + position)]))[0])
+
+    def token(self, position: int, vocab_size: int) -> int:
+        counter = np.array([2 * (self.start + position) + 1])
+        return int(randomness.integers(self._key(1), counter, vocab_size)[0])
+
+    def span_length(self, position: int) -> int:
+        """Inverts the cumulative shares of the lengths, written anew."""
+        drawn = float(randomness.uniform(self._key(2), np.array([self.start + position]))[0])
+        for length in range(1, 10):
+            if drawn < (1 - 0.8**length) / (1 - 0.8**10):
+                return length
+        return 10
+
+    def _key(self, number: int) -> np.uint64:
+        return randomness.bits(self.row_key, np.array([number << 32]))[0]
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> float:
+    """p-value of a chi-square test that two samples come from one distribution, in at most 20 equally full cells."""
+    if not len(first) or not len(second):
+        return float(len(first) == len(second))
+    edges = np.unique(np.quantile(np.concatenate([first, second]), np.linspace(0, 1, 21), method="inverted_cdf"))
+    table = np.array([np.bincount(np.searchsorted(edges, sample), minlength=len(edges)) for sample in (first, second)])
+    table = table[:, table.sum(axis=0) > 0]
+    return 1.0 if table.shape[1] == 1 else float(stats.chi2_contingency(table, correction=False).pvalue)

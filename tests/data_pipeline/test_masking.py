@@ -1,4 +1,4 @@
-"""Masking against the reference in plain loops: draw by draw, and as distributions."""
+"""Masking token by token against the reference in plain loops: draw by draw, and as distributions."""
 
 import dataclasses
 import random
@@ -9,113 +9,119 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from synthetic import rows_of, sequence_of
 
 from data_pipeline import masking, randomness
 from data_pipeline.config import DataConfig
 
 P_VALUE = 0.01
-VOCABULARY = masking.Vocabulary(size=500, cls_id=2, sep_id=3, mask_id=4)
+VOCABULARY = masking.Vocabulary(size=500, cls_id=2, sep_id=3, mask_id=4, word_starts=np.ones(500, bool))
 SPECIAL = (VOCABULARY.cls_id, VOCABULARY.sep_id)
+Text = list[int]
+Rows = list[list[Text]]
 
 
-def batch_of(sequences: list[list[int]], length: int) -> dict[str, np.ndarray]:
-    """Rows of [CLS] A [SEP] B [SEP], one for each text of two tokens and more."""
-    ids, used = np.zeros((2, len(sequences), length), np.int32)
-    for row, tokens in enumerate(sequences):
-        half = len(tokens) // 2
-        tokens = [VOCABULARY.cls_id, *tokens[:half], VOCABULARY.sep_id, *tokens[half:], VOCABULARY.sep_id]
-        ids[row, : len(tokens)], used[row, : len(tokens)] = tokens, 1
-    return {"input_ids": ids, "sequence_ids": used}
+def alone(texts: list[Text]) -> Rows:
+    """Rows that hold one text each."""
+    return [[text] for text in texts]
 
 
-def texts(rows: int, length: int, seed: int = 0, full: bool = False) -> list[list[int]]:
+def texts(rows: int, length: int, seed: int = 0, full: bool = False) -> list[Text]:
     rng = np.random.default_rng(seed)
     sizes = np.full(rows, length - 3) if full else rng.integers(2, length - 2, rows)
     return [rng.integers(5, VOCABULARY.size, size).tolist() for size in sizes]
+
+
+def packed_texts(rows: int, length: int, most: int, seed: int = 0) -> Rows:
+    """Rows of up to `most` texts, as many as there is room for."""
+    rng = np.random.default_rng(seed)
+    found: Rows = []
+    for _ in range(rows):
+        row, left = [], length
+        while left > 5 and len(row) < most:
+            row.append(rng.integers(5, VOCABULARY.size, rng.integers(2, min(left - 2, 2 * length // most))).tolist())
+            left -= len(row[-1]) + 3
+        found.append(row)
+    return found
 
 
 def keys_of(rows: int, seed: int = 0) -> np.ndarray:
     return randomness.bits(randomness.key(seed, 9), np.arange(rows))
 
 
-def masked(batch: dict[str, np.ndarray], config: DataConfig, seed: int = 0) -> dict[str, np.ndarray]:
-    return masking.mask_tokens(batch, keys_of(len(batch["input_ids"]), seed), VOCABULARY, config)
+def masked(rows: Rows, config: DataConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    return masking.mask(*rows_of(rows, config.sequence_length), keys_of(len(rows), seed), VOCABULARY, config)
 
 
-class SameDice(reference.Dice):
-    """Throws what the vectorised code throws for one row."""
-
-    def __init__(self, row_key: np.uint64, length: int):
-        low = 2 ** (length - 1).bit_length() - 1
-        drawn = randomness.bits(row_key, np.arange(length)).tolist()
-        self.keys = [key >> 32 & ~low | column for column, key in enumerate(drawn)]
-        self.replacement_key = randomness.bits(row_key, np.array([1 << 32]))[0]
-
-    def order(self, candidates: list[list[int]]) -> list[list[int]]:
-        return sorted(candidates, key=lambda candidate: self.keys[candidate[0]])
-
-    def kind(self, position: int) -> float:
-        return float(randomness.uniform(self.replacement_key, np.array([2 * position]))[0])
-
-    def token(self, position: int, vocab_size: int) -> int:
-        return int(randomness.integers(self.replacement_key, np.array([2 * position + 1]), vocab_size)[0])
-
-
-def by_the_reference(tokens: list[int], config: DataConfig, dice: reference.Dice) -> reference.Masked:
+def by_the_reference(tokens: Text, config: DataConfig, dice: reference.Dice) -> reference.Masked:
     wanted = reference.number_to_predict(len(tokens), config.mask_rate, config.predictions_per_row)
     candidates = reference.token_candidates(tokens, SPECIAL)
     return reference.mask(tokens, candidates, wanted, VOCABULARY.mask_id, VOCABULARY.size, dice)
 
 
-def assert_equal_to_the_reference(batch: dict[str, np.ndarray], config: DataConfig, seed: int) -> None:
-    found = masked(batch, config, seed)
-    for row, key in enumerate(keys_of(len(batch["input_ids"]), seed)):
-        length = int(batch["sequence_ids"][row].sum())
-        dice = SameDice(key, batch["input_ids"].shape[1])
-        expected = by_the_reference(batch["input_ids"][row, :length].tolist(), config, dice)
-        count = len(expected.positions)
-        unused = [0] * (config.predictions_per_row - count)
-        assert found["input_ids"][row].tolist() == expected.tokens + [0] * (batch["input_ids"].shape[1] - length)
-        assert found["masked_positions"][row].tolist() == expected.positions + unused
-        assert found["masked_ids"][row].tolist() == expected.labels + unused
-        assert found["masked_weights"][row].tolist() == [1] * count + unused
+def assert_equal_to_the_reference(rows: Rows, config: DataConfig, seed: int) -> None:
+    found, length = masked(rows, config, seed), config.sequence_length
+    for row, (texts, key) in enumerate(zip(rows, keys_of(len(rows), seed), strict=True)):
+        tokens, positions, labels = [], [], []
+        for text in texts:
+            start, sequence = len(tokens), sequence_of(text)
+            dice = reference.MaskingDice(key, length, config.packing, start)
+            expected = by_the_reference(sequence, config, dice)
+            tokens += expected.tokens
+            positions += [start + position for position in expected.positions]
+            labels += expected.labels
+        unused = [0] * (config.predictions_per_row - len(positions))
+        assert found["input_ids"][row].tolist() == tokens + [0] * (length - len(tokens))
+        assert found["masked_positions"][row].tolist() == positions + unused
+        assert found["masked_ids"][row].tolist() == labels + unused
+        assert found["masked_weights"][row].tolist() == [1] * len(positions) + unused
 
 
 @pytest.mark.parametrize("length", [5, 17, 128, 512])
 def test_given_the_same_draws_the_rows_are_those_of_the_reference(length):
     for rate in (0.15, 0.3, 0.8):
         config = DataConfig(sequence_length=length, mask_rate=rate)
-        assert_equal_to_the_reference(batch_of(texts(40, length, seed=length), length), config, seed=length)
+        assert_equal_to_the_reference(alone(texts(40, length, seed=length)), config, seed=length)
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    st.integers(5, 70).flatmap(
-        lambda length: st.tuples(
-            st.just(length),
-            st.lists(st.lists(st.integers(0, 499), min_size=2, max_size=length - 3), min_size=1, max_size=6),
-            st.one_of(st.none(), st.integers(1, length)),
-        )
-    ),
-    st.floats(0.01, 0.99),
-    st.integers(0, 1000),
-)
-def test_given_the_same_draws_texts_of_any_kind_agree_with_the_reference(shape, rate, seed):
+@pytest.mark.parametrize("packing", [2, 3, 16])
+@pytest.mark.parametrize("length", [64, 97, 512])
+def test_given_the_same_draws_packed_sequences_are_those_of_the_reference(length, packing):
+    config = DataConfig(sequence_length=length, packing=packing, max_predictions=length)
+    assert_equal_to_the_reference(packed_texts(40, length, packing, seed=length), config, seed=packing)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_given_the_same_draws_texts_of_any_kind_agree_with_the_reference(data):
     """Also where the text itself holds [CLS], [SEP] or padding ids, or nothing but these."""
-    length, rows, max_predictions = shape
-    config = DataConfig(sequence_length=length, mask_rate=rate, max_predictions=max_predictions)
-    assert_equal_to_the_reference(batch_of(rows, length), config, seed)
+    text = st.lists(st.integers(0, 499), min_size=1, max_size=20)
+    rows = data.draw(st.lists(st.lists(text, min_size=0, max_size=5), min_size=1, max_size=6))
+    used = max(sum(len(sequence_of(each)) for each in row) for row in rows)
+    length = max(5, used + data.draw(st.integers(0, 9)))
+    packing = max(1, *map(len, rows)) + data.draw(st.integers(0, 3))
+    rate = data.draw(st.floats(0.01, 0.99))
+    config = DataConfig(sequence_length=length, mask_rate=rate, packing=packing, max_predictions=length)
+    assert_equal_to_the_reference(rows, config, data.draw(st.integers(0, 1000)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 499), min_size=1, max_size=40), min_size=1, max_size=6), st.integers(1, 43))
+def test_given_the_same_draws_a_limit_of_predictions_is_the_reference_s(rows, most):
+    config = DataConfig(sequence_length=43, mask_rate=0.6, max_predictions=most)
+    assert_equal_to_the_reference(alone(rows), config, seed=most)
 
 
 def test_special_tokens_and_padding_are_never_masked():
-    batch = batch_of(texts(3000, 40), 40)
-    found = masked(batch, DataConfig(sequence_length=40, mask_rate=0.5))
-    taken = found["masked_weights"] > 0
-    assert taken.any() and not np.isin(found["masked_ids"][taken], SPECIAL).any()
-    at = np.take_along_axis(batch["sequence_ids"], found["masked_positions"], axis=1)
-    assert (at[taken] == 1).all()
-    untouched = np.isin(batch["input_ids"], SPECIAL) | (batch["sequence_ids"] == 0)
-    np.testing.assert_array_equal(found["input_ids"][untouched], batch["input_ids"][untouched])
+    for rows, packing in ((alone(texts(3000, 40)), 1), (packed_texts(1000, 40, 3), 3)):
+        config = DataConfig(sequence_length=40, mask_rate=0.5, packing=packing, max_predictions=30)
+        batch, found = rows_of(rows, 40)[0], masked(rows, config)
+        taken = found["masked_weights"] > 0
+        assert taken.any() and not np.isin(found["masked_ids"][taken], SPECIAL).any()
+        at = np.take_along_axis(batch["sequence_ids"], found["masked_positions"], axis=1)
+        assert (at[taken] > 0).all()
+        untouched = np.isin(batch["input_ids"], SPECIAL) | (batch["sequence_ids"] == 0)
+        np.testing.assert_array_equal(found["input_ids"][untouched], batch["input_ids"][untouched])
 
 
 @pytest.mark.parametrize(
@@ -134,12 +140,29 @@ def test_special_tokens_and_padding_are_never_masked():
 )
 def test_the_number_of_predictions_counts_special_tokens_and_rounds_half_to_even(tokens, rate, most, expected):
     config = DataConfig(sequence_length=128, mask_rate=rate, max_predictions=most)
-    found = masked(batch_of([[9] * (tokens - 3)] * 50, 128), config)
+    found = masked(alone([[9] * (tokens - 3)] * 50), config)
     assert (found["masked_weights"].sum(axis=1) == expected).all()
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.15, 0.3, 0.5, 0.99])
+@pytest.mark.parametrize(
+    "settings", [{}, {"packing": 8}, {"max_predictions": 20}, {"packing": 8, "max_predictions": 9}], ids=str
+)
+def test_each_length_asks_for_as_many_predictions_as_the_reference_makes(rate, settings):
+    config = DataConfig(sequence_length=512, mask_rate=rate, **settings)
+    expected = [reference.number_to_predict(length, rate, config.predictions_per_row) for length in range(1, 513)]
+    assert masking.predictions_of_length(config).tolist() == [0, *expected]
+
+
+def test_a_sequence_that_fills_its_row_asks_for_all_that_its_rate_wants():
+    """The width that follows from rate and length cuts nothing off."""
+    for length in range(5, 700):
+        config = DataConfig(sequence_length=length)
+        assert masking.predictions_of_length(config)[length] == max(1, round(0.15 * length)), length
+
+
 def test_positions_ascend_and_unused_slots_have_position_0_and_weight_0():
-    found = masked(batch_of(texts(2000, 64), 64), DataConfig(sequence_length=64, max_predictions=20, mask_rate=0.4))
+    found = masked(alone(texts(2000, 64)), DataConfig(sequence_length=64, max_predictions=20, mask_rate=0.4))
     for positions, weights, ids in zip(found["masked_positions"], found["masked_weights"], found["masked_ids"]):
         count = int(weights.sum())
         assert weights.tolist() == [1] * count + [0] * (20 - count)
@@ -147,66 +170,103 @@ def test_positions_ascend_and_unused_slots_have_position_0_and_weight_0():
         assert (np.diff(positions[:count]) > 0).all() and positions[0] > 0
 
 
-def test_labels_are_what_stood_there_and_all_else_is_unchanged():
-    batch = batch_of(texts(500, 64), 64)
-    found = masked(batch, DataConfig(sequence_length=64))
+@pytest.mark.parametrize("name", masking.MASKINGS)
+def test_labels_are_what_stood_there_and_all_else_is_unchanged(name):
+    rows = packed_texts(500, 64, 4)
+    config = DataConfig(sequence_length=64, masking=name, packing=4, max_predictions=40)
+    found = masked(rows, config)
     restored = found["input_ids"].copy()
-    rows, slots = np.nonzero(found["masked_weights"])
-    restored[rows, found["masked_positions"][rows, slots]] = found["masked_ids"][rows, slots]
-    np.testing.assert_array_equal(restored, batch["input_ids"])
+    taken, slots = np.nonzero(found["masked_weights"])
+    restored[taken, found["masked_positions"][taken, slots]] = found["masked_ids"][taken, slots]
+    np.testing.assert_array_equal(restored, rows_of(rows, 64)[0]["input_ids"])
 
 
-def test_a_row_does_not_depend_on_its_batch():
-    batch, keys = batch_of(texts(20, 64), 64), keys_of(20)
-    config = DataConfig(sequence_length=64)
-    together = masking.mask_tokens(batch, keys, VOCABULARY, config)
-    for row in range(20):
-        part = {name: array[row : row + 1] for name, array in batch.items()}
-        alone = masking.mask_tokens(part, keys[row : row + 1], VOCABULARY, config)
-        for name, array in alone.items():
+@pytest.mark.parametrize("name", masking.MASKINGS)
+def test_a_row_does_not_depend_on_its_batch(name):
+    rows, keys = [*packed_texts(20, 64, 4), [], *alone(texts(3, 64))], keys_of(24)
+    config = DataConfig(sequence_length=64, masking=name, packing=4, max_predictions=40)
+    together = masking.mask(*rows_of(rows, 64), keys, VOCABULARY, config)
+    for row in range(24):
+        by_itself = masking.mask(*rows_of(rows[row : row + 1], 64), keys[row : row + 1], VOCABULARY, config)
+        for name, array in by_itself.items():
             np.testing.assert_array_equal(array[0], together[name][row])
 
 
-def test_the_batch_that_came_in_is_left_as_it_was():
-    batch = batch_of(texts(20, 64), 64)
+@pytest.mark.parametrize("name", masking.MASKINGS)
+def test_the_batch_that_came_in_is_left_as_it_was(name):
+    batch, layout = rows_of(alone(texts(20, 64)), 64)
     before = {name: array.copy() for name, array in batch.items()}
-    masked(batch, DataConfig(sequence_length=64))
+    masking.mask(batch, layout, keys_of(20), VOCABULARY, DataConfig(sequence_length=64, masking=name))
     for name, array in before.items():
         np.testing.assert_array_equal(batch[name], array)
 
 
-def test_a_batch_without_rows_and_rows_without_tokens():
-    config = DataConfig(sequence_length=16)
-    assert masked(batch_of([], 16), config)["masked_positions"].shape == (0, 3)
-    padding = {name: np.zeros((2, 16), np.int32) for name in ("input_ids", "sequence_ids")}
-    assert not any(array.any() for array in masked(padding, config).values())
+@pytest.mark.parametrize("name", masking.MASKINGS)
+@pytest.mark.parametrize("packing", [1, 4])
+def test_a_batch_without_rows_and_rows_without_tokens(name, packing):
+    config = DataConfig(sequence_length=16, masking=name, packing=packing, max_predictions=3)
+    assert masked([], config)["masked_positions"].shape == (0, 3)
+    assert not any(array.any() for array in masked([[], []], config).values())
+    found = masked([[], [[7, 8, 9]], []], config)
+    assert found["masked_weights"].sum(axis=1).tolist() == [0, 1, 0]
 
 
-@pytest.fixture(scope="module", params=[128, 512])
+# --- distributions ---------------------------------------------------------------------------------------------------
+
+
+def full_rows(length: int, packing: int) -> Rows:
+    """Rows without padding: of one sequence, or of as many as they may hold, all equally long."""
+    size = length // packing
+    drawn = texts(800_000 // size, size, full=True)
+    return [drawn[n : n + packing] for n in range(0, len(drawn) - packing + 1, packing)]
+
+
+@pytest.fixture(scope="module", params=[(128, 1), (512, 1), (512, 16)], ids=lambda shape: f"{shape[0]} of {shape[1]}")
 def many(request) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """(batch, masked batch) of full rows, more than 100,000 predictions."""
-    length = request.param
-    batch = batch_of(texts(800_000 // length, length, full=True), length)
-    return batch, masked(batch, DataConfig(sequence_length=length), seed=3)
+    """(batch, masked batch) of more than 100,000 predictions."""
+    length, packing = request.param
+    rows = full_rows(length, packing)
+    config = DataConfig(sequence_length=length, packing=packing, max_predictions=100)
+    return rows_of(rows, length)[0], masked(rows, config, seed=3)
+
+
+def what_became(found: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(what stands now, what stood before) at each prediction."""
+    taken = found["masked_weights"] > 0
+    return np.take_along_axis(found["input_ids"], found["masked_positions"], axis=1)[taken], found["masked_ids"][taken]
+
+
+def p_value_of_shares(found: dict[str, np.ndarray], shares: tuple[float, float, float]) -> float:
+    """That [MASK], the same, another: the drawn id is now and then the mask or what stood there."""
+    (now, was), size = what_became(found), VOCABULARY.size
+    counts = [(now == VOCABULARY.mask_id).sum(), (now == was).sum(), 0]
+    counts[2] = len(now) - sum(counts)
+    to_mask, to_same, to_any = shares
+    expected = np.array([to_mask + to_any / size, to_same + to_any / size, to_any * (size - 2) / size])
+    return stats.chisquare(counts, expected * len(now)).pvalue
 
 
 def test_of_the_chosen_80_in_100_are_masked_10_kept_and_10_drawn(many):
     _, found = many
-    taken = found["masked_weights"] > 0
-    now = np.take_along_axis(found["input_ids"], found["masked_positions"], axis=1)[taken]
-    was = found["masked_ids"][taken]
-    size = VOCABULARY.size  # the drawn id is now and then the mask or what stood there
-    counts = [(now == VOCABULARY.mask_id).sum(), (now == was).sum(), 0]
-    counts[2] = len(now) - sum(counts)
-    shares = np.array([0.8 + 0.1 / size, 0.1 + 0.1 / size, 0.1 * (size - 2) / size])
-    assert len(now) > 100_000 and stats.chisquare(counts, shares * len(now)).pvalue > P_VALUE
+    assert found["masked_weights"].sum() > 100_000
+    assert p_value_of_shares(found, (0.8, 0.1, 0.1)) > P_VALUE
+    assert p_value_of_shares(found, (0.79, 0.105, 0.105)) < P_VALUE  # the test would tell
+
+
+@pytest.mark.parametrize("shares", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.8, 0.2, 0), (0.5, 0.2, 0.3)], ids=str)
+def test_the_shares_of_what_stands_in_a_token_s_place_are_those_asked_for(shares):
+    found = masked(full_rows(128, 1), DataConfig(mask_replacement=shares))
+    (now, was), expected = what_became(found), np.array(shares)
+    if not expected[2]:
+        assert np.isin(now[now != was], VOCABULARY.mask_id).all()
+        assert stats.binomtest(int((now == was).sum()), len(now), expected[1]).pvalue > P_VALUE
+    else:
+        assert p_value_of_shares(found, shares) > P_VALUE
 
 
 def test_drawn_tokens_are_uniform_over_the_whole_vocabulary(many):
-    _, found = many
-    taken = found["masked_weights"] > 0
-    now = np.take_along_axis(found["input_ids"], found["masked_positions"], axis=1)[taken]
-    drawn = now[(now != found["masked_ids"][taken]) & (now != VOCABULARY.mask_id)]
+    now, was = what_became(many[1])
+    drawn = now[(now != was) & (now != VOCABULARY.mask_id)]
     counts = np.delete(np.bincount(drawn, minlength=VOCABULARY.size), VOCABULARY.mask_id)
     # What was drawn as the token that stood there does not show: it stood there with a chance of one in 495.
     expected = np.where(np.arange(len(counts)) < VOCABULARY.mask_id, 1.0, 1 - 1 / (VOCABULARY.size - 5))
@@ -214,37 +274,57 @@ def test_drawn_tokens_are_uniform_over_the_whole_vocabulary(many):
     assert stats.chisquare(counts, expected / expected.sum() * len(drawn)).pvalue > P_VALUE
 
 
+def chosen_cells(batch: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> np.ndarray:
+    """[B, S] bool."""
+    rows, slots = np.nonzero(found["masked_weights"])
+    chosen = np.zeros(batch["input_ids"].shape, bool)
+    chosen[rows, found["masked_positions"][rows, slots]] = True
+    return chosen
+
+
 def test_every_position_is_chosen_equally_often(many):
     batch, found = many
-    taken = found["masked_weights"] > 0
-    counts = np.bincount(found["masked_positions"][taken], minlength=batch["input_ids"].shape[1])
+    counts = chosen_cells(batch, found).sum(axis=0)
     candidates = ~np.isin(batch["input_ids"][0], SPECIAL)
     assert not counts[~candidates].any()
     assert stats.chisquare(counts[candidates]).pvalue > P_VALUE
 
 
 def test_pairs_of_positions_are_chosen_independently_of_their_distance(many):
-    """Neighbours are chosen together as often as tokens far apart: w (w - 1) / (n (n - 1)) of the rows."""
+    """Neighbours are chosen together as often as tokens far apart: w (w - 1) / (n (n - 1)) of the sequences."""
     batch, found = many
-    rows, slots = np.nonzero(found["masked_weights"])
-    chosen = np.zeros(batch["input_ids"].shape, bool)
-    chosen[rows, found["masked_positions"][rows, slots]] = True
-    text = chosen[:, ~np.isin(batch["input_ids"][0], SPECIAL)]
+    first = batch["sequence_ids"][0] == 1
+    chosen = chosen_cells(batch, found)[:, first]
+    text = chosen[:, ~np.isin(batch["input_ids"][0, first], SPECIAL)]
     wanted, count = int(text[0].sum()), text.shape[1]
     expected = len(text) * (count - 1) * wanted * (wanted - 1) / (count * (count - 1))
     for distance in (1, 2, 16, 50):
-        together = int((text[:, distance:] & text[:, :-distance]).sum())
-        share = expected * (count - distance) / (count - 1)
-        assert abs(together - share) < 3 * np.sqrt(share), distance
+        if distance < count - 1:
+            together = int((text[:, distance:] & text[:, :-distance]).sum())
+            share = expected * (count - distance) / (count - 1)
+            assert abs(together - share) < 3 * np.sqrt(share), distance
+
+
+def test_sequences_of_a_row_are_masked_independently_of_each_other():
+    """The same place in two sequences of a row is chosen together as often as chance has it."""
+    rows = full_rows(128, 4)
+    found = masked(rows, DataConfig(packing=4, max_predictions=40))
+    cells = chosen_cells(rows_of(rows, 128)[0], found)
+    text = ~np.isin(sequence_of(rows[0][0]), SPECIAL)
+    sequences = cells.reshape(len(rows), 4, 32)[:, :, text]
+    share = sequences[0, 0].sum() / text.sum()
+    together = [(sequences[:, one] & sequences[:, two]).sum() for one in range(4) for two in range(one)]
+    expected = share**2 * len(rows) * text.sum()
+    assert (np.abs(np.array(together) - expected) < 3.5 * np.sqrt(expected)).all()
 
 
 def test_distributions_agree_with_the_reference_in_plain_loops():
     length, rows = 64, 3000
     config, dice = DataConfig(sequence_length=length), reference.Dice(random.Random(5))
-    batch = batch_of(texts(rows, length, seed=8), length)
-    found = masked(batch, config, seed=4)
-    sizes = batch["sequence_ids"].sum(axis=1)
-    theirs = [by_the_reference(batch["input_ids"][n, : sizes[n]].tolist(), config, dice) for n in range(rows)]
+    drawn = texts(rows, length, seed=8)
+    found = masked(alone(drawn), config, seed=4)
+    sizes = np.array([len(text) + 3 for text in drawn])
+    theirs = [by_the_reference(sequence_of(text), config, dice) for text in drawn]
     np.testing.assert_array_equal(found["masked_weights"].sum(axis=1), [len(each.positions) for each in theirs])
     first = found["masked_positions"][:, 0] / sizes, np.array([each.positions[0] for each in theirs]) / sizes
     assert stats.ks_2samp(*first).pvalue > P_VALUE
@@ -254,13 +334,26 @@ def test_distributions_agree_with_the_reference_in_plain_loops():
 
 
 def test_other_keys_mask_other_tokens():
-    batch, config = batch_of(texts(100, 128, full=True), 128), DataConfig()
-    first, second = masked(batch, config, seed=1), masked(batch, config, seed=2)
+    rows, config = alone(texts(100, 128, full=True)), DataConfig()
+    first, second = masked(rows, config, seed=1), masked(rows, config, seed=2)
     assert (first["masked_positions"] != second["masked_positions"]).any(axis=1).all()
 
 
 def test_ids_near_the_top_of_a_large_vocabulary_are_drawn():
     large = dataclasses.replace(DataConfig(), mask_rate=0.5)
-    batch = batch_of(texts(2000, 128, full=True), 128)
-    found = masking.mask_tokens(batch, keys_of(2000), VOCABULARY._replace(size=250_000), large)
+    vocabulary = VOCABULARY._replace(size=250_000)
+    found = masking.mask(*rows_of(alone(texts(2000, 128, full=True)), 128), keys_of(2000), vocabulary, large)
     assert 249_000 < found["input_ids"].max() < 250_000
+
+
+@pytest.mark.parametrize("length, packing", [(512, 100), (4096, 64), (16_384, 16), (16_384, 5_000)])
+def test_however_many_sequences_a_row_may_hold_all_its_tokens_have_the_same_chance(length, packing):
+    """Ties keep the order of the text: with too few random bits the tokens at the front would be chosen more often."""
+    config = DataConfig(sequence_length=length, packing=packing, max_predictions=length)
+    rows = alone(texts(max(60, 400_000 // length), length, full=True))
+    cells = chosen_cells(rows_of(rows, length)[0], masked(rows, config))
+    half = np.flatnonzero(~np.isin(sequence_of(rows[0][0]), SPECIAL))[: (length - 3) // 2]
+    share = (length - 3) // 2 / (length - 3)
+    front, total = int(cells[:, half].sum()), int(cells.sum())
+    # Without replacement the spread is smaller than a binomial one: the bound is on the safe side.
+    assert abs(front - share * total) < 3.5 * np.sqrt(share * (1 - share) * total)

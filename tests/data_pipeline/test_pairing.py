@@ -1,47 +1,28 @@
-"""Sentence pairs against the reference in plain loops: draw by draw, and as distributions."""
+"""Every way of pairing: the reference's against its plain loops, draw by draw and as distributions; the others against
+what they promise on any text.
+"""
 
-import functools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import Dice, Document, Pair, Place, next_pair, pairs_of_document, target_length
+from reference import (
+    Dice, Pair, PairingDice, Place, difference, next_pair, pairs_of_document, target_length, truncate
+)
 from scipy import stats
+from synthetic import TEXTS, flat, nested, text_like
 
 from data_pipeline import pairing, randomness
 from data_pipeline.config import DataConfig
+from data_pipeline.sequences import Sequences, cut_long_sentences, with_separators
 from data_pipeline.store import Documents
 
 P_VALUE = 0.01  # seeds are fixed: what agrees now agrees for good
-CORPORA = {  # tokens in a sentence, sentences in a document
-    "encyclopedia": (lambda rng: 1 + rng.negative_binomial(3, 0.12), lambda rng: 1 + rng.geometric(0.06)),
-    "a paragraph a line": (lambda rng: 40 + rng.negative_binomial(3, 0.03), lambda rng: 1 + rng.poisson(6)),
-    "one sentence a document": (lambda rng: 1 + rng.negative_binomial(3, 0.12), lambda rng: 1),
-}
-
-
-def flat(documents: Iterable[Iterable[int]]) -> Documents:
-    """Documents given by the lengths of their sentences. A token is its own number."""
-    lengths = [list(sentences) for sentences in documents]
-    sentence_offsets = np.cumsum([0] + [length for sentences in lengths for length in sentences])
-    document_offsets = np.cumsum([0] + [len(sentences) for sentences in lengths])
-    return Documents(np.arange(sentence_offsets[-1], dtype=np.uint32), sentence_offsets, document_offsets)
-
-
-def nested(documents: Documents) -> list[Document]:
-    tokens, offsets, borders = (array.tolist() for array in documents)
-    return [
-        [tokens[offsets[n] : offsets[n + 1]] for n in range(first, last)] for first, last in zip(borders, borders[1:])
-    ]
-
-
-def corpus(name: str, documents: int, seed: int) -> Documents:
-    rng = np.random.default_rng(seed)
-    tokens, sentences = CORPORA[name]
-    return flat([tokens(rng) for _ in range(sentences(rng))] for _ in range(documents))
+SEPARATOR = 4_000_000_000
+SHAPES = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=2, max_size=12)
 
 
 def spans(pair: Pair) -> tuple[int, int, int, int, int]:
@@ -49,50 +30,8 @@ def spans(pair: Pair) -> tuple[int, int, int, int, int]:
     return pair.a[0], len(pair.a), pair.b[0], len(pair.b), int(pair.is_random)
 
 
-class SameDice(Dice):
-    """Throws what the vectorised code throws, asked for one decision at a time."""
-
-    def __init__(self, documents: Documents, key: np.uint64):
-        self.borders, self.draws = documents.document_offsets, pairing._Draws(key)
-
-    def is_short(self, document: int, probability: float) -> bool:
-        return randomness.uniform(self.draws.short, np.array([document]))[0] < probability
-
-    def target(self, document: int, least: int, most: int) -> int:
-        return least + self._integer(self.draws.target, document, most - least + 1)
-
-    def a_end(self, place: Place, most: int) -> int:
-        return 1 + self._integer(self.draws.a_end, self._sentence(place), most)
-
-    def is_random(self, place: Place) -> bool:
-        return bool(self._integer(self.draws.is_random, self._sentence(place), 2))
-
-    def other_document(self, place: Place, attempt: int, documents: int) -> int:
-        return self._integer(self.draws.document[attempt], self._sentence(place), documents)
-
-    def first_sentence(self, place: Place, sentences: int) -> int:
-        return self._integer(self.draws.sentence, self._sentence(place), sentences)
-
-    def cut_front(self, place: Place, segment: str, cut_before: int) -> bool:
-        key = {"a": self.draws.front_a, "b": self.draws.front_b}[segment]
-        return bool(_coins(key, self._sentence(place), cut_before // 64) >> 63 - cut_before % 64 & 1)
-
-    def _sentence(self, place: Place) -> int:
-        return int(self.borders[place[0]]) + place[1]
-
-    def _integer(self, key: np.uint64, counter: int, count: int) -> int:
-        return int(randomness.integers(key, np.array([counter]), count)[0])
-
-
-@functools.cache
-def _coins(key: np.uint64, counter: int, word: int) -> int:
-    """64 of the flips that `coin_flips` counts, the first one on top."""
-    own = randomness.bits(key, np.array([counter]))[0]
-    return int(randomness.bits(own, np.array([word]))[0])
-
-
 def assert_equal_to_the_reference(documents: Documents, config: DataConfig, key: np.uint64) -> list[tuple[int, ...]]:
-    texts, dice = nested(documents), SameDice(documents, key)
+    texts, dice = nested(documents), PairingDice(documents.document_offsets, key)
     expected = [
         spans(pair)
         for index in range(len(texts))
@@ -104,10 +43,13 @@ def assert_equal_to_the_reference(documents: Documents, config: DataConfig, key:
     return expected
 
 
-@pytest.mark.parametrize("name", CORPORA)
+# --- nsp: given the same draws ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("length", [5, 6, 7, 16, 64, 128, 512])
 def test_given_the_same_draws_the_sequences_are_those_of_the_reference(name, length):
-    documents = corpus(name, 60, seed=length)
+    documents = text_like(name, 60, seed=length)
     for probability in (0.1, 1.0):
         config = DataConfig(sequence_length=length, short_sequence_probability=probability)
         assert_equal_to_the_reference(documents, config, randomness.key(length, 3))
@@ -115,7 +57,7 @@ def test_given_the_same_draws_the_sequences_are_those_of_the_reference(name, len
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=2, max_size=12),
+    SHAPES,
     st.integers(5, 48),
     st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     st.integers(0, 2**64 - 1),
@@ -148,14 +90,14 @@ def test_between_two_documents_the_other_one_is_found_in_ten_tries_or_given_up()
 
 
 def test_documents_of_one_sentence_give_random_labels_alone():
-    documents = corpus("one sentence a document", 500, seed=1)
+    documents = text_like("one sentence a document", 500, seed=1)
     pairs = pairing.next_sentence_pairs(documents, DataConfig(), randomness.key(0))
     assert len(pairs.a_start) == 500 and pairs.next_sentence_labels.all()
 
 
 @pytest.mark.parametrize("length", [128, 512])
 def test_a_random_segment_comes_from_another_document_and_a_true_one_follows_its_first(length):
-    documents = corpus("encyclopedia", 2000, seed=2)
+    documents = text_like("encyclopedia", 2000, seed=2)
     pairs = pairing.next_sentence_pairs(documents, DataConfig(sequence_length=length), randomness.key(4))
     starts = documents.sentence_offsets[documents.document_offsets]
     of_a, of_b = (np.searchsorted(starts, start, side="right") for start in (pairs.a_start, pairs.b_start))
@@ -169,7 +111,7 @@ def test_a_random_segment_comes_from_another_document_and_a_true_one_follows_its
 
 def test_every_token_of_a_document_is_reached_where_nothing_is_cut():
     """After random text the walk goes on behind A, else behind B: between starts no sentence is passed over."""
-    documents = corpus("encyclopedia", 300, seed=3)
+    documents = text_like("encyclopedia", 300, seed=3)
     config = DataConfig(sequence_length=4096, short_sequence_probability=0.0)  # longer than a chunk and a sentence
     pairs = pairing.next_sentence_pairs(documents, config, randomness.key(5))
     is_true = pairs.next_sentence_labels == 0
@@ -184,14 +126,14 @@ def test_every_token_of_a_document_is_reached_where_nothing_is_cut():
 
 
 def test_offsets_beyond_2_31_tokens_are_addressed():
-    near = corpus("encyclopedia", 200, seed=6)
+    near = text_like("encyclopedia", 200, seed=6)
     far = near._replace(sentence_offsets=near.sentence_offsets + 2**33)
     pairs, shifted = (pairing.next_sentence_pairs(each, DataConfig(), randomness.key(6)) for each in (near, far))
     expected = pairs._replace(a_start=pairs.a_start + 2**33, b_start=pairs.b_start + 2**33)
     np.testing.assert_array_equal(np.stack(shifted), np.stack(expected))
 
 
-# --- distributions ---------------------------------------------------------------------------------------------------
+# --- nsp: distributions ----------------------------------------------------------------------------------------------
 
 Examples = list[list[tuple[int, int, int, int, int]]]  # for each document
 
@@ -242,24 +184,15 @@ def facts(documents: Documents, examples: Examples) -> dict[str, np.ndarray]:
     }
 
 
-def difference(first: np.ndarray, second: np.ndarray) -> float:
-    """p-value of a chi-square test that two samples come from one distribution, in at most 20 equally full cells."""
-    if not len(first) or not len(second):
-        return float(len(first) == len(second))
-    edges = np.unique(np.quantile(np.concatenate([first, second]), np.linspace(0, 1, 21), method="inverted_cdf"))
-    table = np.array([np.bincount(np.searchsorted(edges, sample), minlength=len(edges)) for sample in (first, second)])
-    table = table[:, table.sum(axis=0) > 0]
-    return 1.0 if table.shape[1] == 1 else float(stats.chi2_contingency(table, correction=False).pvalue)
-
-
 def differences(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, float]:
     return {name: difference(first[name], second[name]) for name in first}
 
 
-@pytest.mark.parametrize("name", CORPORA)
+@pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("length", [128, 512])
 def test_distributions_agree_with_the_reference(name, length):
-    documents, config = corpus(name, 8000, seed=0), DataConfig(sequence_length=length)
+    count = {"a paragraph a line": 4000, "lines longer than a row": 2000}.get(name, 8000)
+    documents, config = text_like(name, count, seed=0), DataConfig(sequence_length=length)
     found, expected = facts(documents, ours(documents, config, 1)), facts(documents, theirs(documents, config, 1))
     p_values = differences(found, expected)
     # One bound for all: the chance that the smallest of so many p-values is this small.
@@ -318,7 +251,308 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: next(iter(fault.values())).__name__)
 def test_the_comparison_of_distributions_would_notice(fault):
-    documents, config = corpus("encyclopedia", 8000, seed=0), DataConfig(sequence_length=128)
+    documents, config = text_like("encyclopedia", 8000, seed=0), DataConfig(sequence_length=128)
     broken = facts(documents, theirs(documents, config, 1, **fault))
     p_values = differences(facts(documents, ours(documents, config, 1)), broken)
     assert min(p_values.values()) * len(p_values) < P_VALUE / 10, p_values
+
+
+# --- what holds of every pairing -------------------------------------------------------------------------------------
+
+
+def draw(name: str, documents: Documents, config: DataConfig, seed: int) -> Sequences:
+    """One pass; documents come with their separators where the pairing asks for them."""
+    way = pairing.PAIRINGS[name]
+    return way.draw(with_separators(documents, SEPARATOR) if way.separated else documents, config, randomness.key(seed))
+
+
+def document_at(documents: Documents, token: np.ndarray) -> np.ndarray:
+    """The number of the document that each token belongs to."""
+    return np.searchsorted(documents.sentence_offsets[documents.document_offsets], token, side="right") - 1
+
+
+@pytest.mark.parametrize("name", pairing.PAIRINGS)
+@settings(max_examples=150, deadline=None)
+@given(shape=SHAPES, length=st.integers(5, 48), short=st.sampled_from([0.0, 0.5, 1.0]), seed=st.integers(0, 999))
+def test_any_text_gives_sequences_that_fit_into_a_row_and_lie_in_the_text(name, shape, length, short, seed):
+    documents = flat(shape)
+    drawn = draw(name, documents, DataConfig(sequence_length=length, short_sequence_probability=short), seed)
+    tokens = len(documents.tokens) + (len(shape) if name == "none-across" else 0)
+    assert all(array.dtype == np.int64 and len(array) == len(drawn.a_start) for array in drawn)
+    assert (drawn.a_length >= 1).all() and (drawn.lengths <= length).all()
+    assert ((drawn.b_length >= 1) if name in ("nsp", "nsp-balanced", "sop") else (drawn.b_length == 0)).all()
+    for start, count in ((drawn.a_start, drawn.a_length), (drawn.b_start, drawn.b_length)):
+        assert (start >= 0).all() and (start + count <= tokens).all()
+        if name != "none-across":
+            assert (document_at(documents, start) == document_at(documents, np.maximum(start, start + count - 1))).all()
+    assert np.isin(drawn.next_sentence_labels, [0, 1]).all()
+
+
+@pytest.mark.parametrize("name", pairing.PAIRINGS)
+@pytest.mark.parametrize("shape", [[[1]] * 3, [[1], [1, 1]], [[500]] * 2, [[2], [1]]], ids=str)
+@pytest.mark.parametrize("length", [5, 6, 128])
+def test_the_smallest_documents_and_the_longest_sentences_are_paired(name, shape, length):
+    drawn = draw(name, flat(shape), DataConfig(sequence_length=length), 0)
+    assert len(drawn.a_start) or (name in ("nsp-balanced", "sop") and max(map(sum, shape)) == 1)
+
+
+@pytest.mark.parametrize("name", pairing.PAIRINGS)
+def test_another_key_draws_other_sequences_and_the_same_key_the_same(name):
+    documents, config = text_like("encyclopedia", 300, 0), DataConfig()
+    first, again, other = (np.stack(draw(name, documents, config, seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape != other.shape or (first != other).any()
+
+
+# --- nsp-balanced ----------------------------------------------------------------------------------------------------
+
+
+def many(name: str, text: str, length: int, least: int = 50_000) -> tuple[Documents, Sequences]:
+    """The sequences of as many passes over a text as make `least` of them."""
+    documents, parts, count, seed = text_like(text, 3000, 1), [], 0, 0
+    while count < least:
+        parts.append(np.stack(draw(name, documents, DataConfig(sequence_length=length), seed)))
+        count, seed = count + parts[-1].shape[1], seed + 1
+    return documents, Sequences(*np.concatenate(parts, axis=1))
+
+
+@pytest.fixture(scope="module", params=TEXTS)
+def balanced(request) -> tuple[Documents, Sequences]:
+    return many("nsp-balanced", request.param, 128)
+
+
+def in_standard_deviations(labels: np.ndarray) -> float:
+    """How far the share of label 1 is from a half."""
+    return abs(labels.mean() - 0.5) * 2 * np.sqrt(len(labels))
+
+
+def test_balanced_labels_are_half_and_half_on_any_text(balanced):
+    assert in_standard_deviations(balanced[1].next_sentence_labels) < 3
+
+
+def test_where_the_balanced_label_is_0_b_follows_a_in_the_text(balanced):
+    documents, pairs = balanced
+    true = Sequences(*(array[pairs.next_sentence_labels == 0] for array in pairs))
+    assert (document_at(documents, true.a_start) == document_at(documents, true.b_start)).all()
+    gap = true.b_start - (true.a_start + true.a_length)
+    assert (gap >= 0).all() and (gap == 0).any()
+    assert (true.lengths[gap > 0] == 128).all()  # what stands between was truncated
+
+
+def test_where_the_balanced_label_is_1_b_is_that_of_a_pair_of_another_document(balanced):
+    documents, pairs = balanced
+    chosen = pairs.next_sentence_labels == 1
+    of_a, of_b = (document_at(documents, start[chosen]) for start in (pairs.a_start, pairs.b_start))
+    assert (of_a != of_b).all()
+    # Two that exchange their Bs: each document gives as many as it gets, but for what found no partner.
+    given_and_taken = [np.bincount(each, minlength=len(documents.document_offsets)) for each in (of_a, of_b)]
+    assert abs(np.subtract(*given_and_taken)).sum() < 0.01 * chosen.sum()
+
+
+def test_balanced_pairs_use_every_token_once():
+    documents = text_like("encyclopedia", 300, seed=3)
+    config = DataConfig(sequence_length=4096, short_sequence_probability=0.0)  # longer than nearly every document
+    pairs = draw("nsp-balanced", documents, config, 5)
+    used = np.zeros(len(documents.tokens), int)
+    for start, length in [*zip(pairs.a_start, pairs.a_length), *zip(pairs.b_start, pairs.b_length)]:
+        used[start : start + length] += 1
+    assert pairs.next_sentence_labels.any() and used.max() == 1
+    assert (used == 0).mean() < 0.001, "but for a token that is a document's last, alone, or was truncated"
+
+
+def facts_of_pairs(documents: Documents, pairs: Sequences) -> dict[str, np.ndarray]:
+    """What can be seen of a pair without understanding it."""
+    return {
+        "length of A": pairs.a_length,
+        "length of B": pairs.b_length,
+        "total length": pairs.a_length + pairs.b_length,
+        "B begins inside a sentence": ~np.isin(pairs.b_start, documents.sentence_offsets),
+    }
+
+
+def p_value_between_labels(fact: np.ndarray, labels: np.ndarray) -> float:
+    """Two that exchange their Bs share a label and the length of B: they count as one."""
+    first, second = fact[labels == 0], fact[labels == 1]
+    if fact.dtype != bool:
+        pairs = len(first) * len(second) / (len(first) + len(second)) / 2
+        return float(stats.kstwobign.sf(stats.ks_2samp(first, second).statistic * np.sqrt(pairs)))
+    table = np.array([np.bincount(each, minlength=2) for each in (first, second)]) / 2
+    return float(stats.chi2_contingency(table).pvalue) if table.sum(axis=0).all() else 1.0
+
+
+@pytest.mark.parametrize("fact", ["length of A", "length of B", "total length", "B begins inside a sentence"])
+def test_the_balanced_label_cannot_be_told_from(balanced, fact):
+    documents, pairs = balanced
+    assert len(pairs.a_start) > 50_000
+    # One bound for four facts of four texts.
+    p_value = p_value_between_labels(facts_of_pairs(documents, pairs)[fact], pairs.next_sentence_labels)
+    assert p_value > P_VALUE / 16
+
+
+def test_what_the_reference_s_labels_give_away_would_be_noticed():
+    documents, pairs = many("nsp", "encyclopedia", 128)
+    for fact, values in facts_of_pairs(documents, pairs).items():
+        assert p_value_between_labels(values, pairs.next_sentence_labels) < 1e-6, fact
+
+
+# --- sop -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=TEXTS)
+def in_order_or_not(request) -> tuple[Documents, Sequences]:
+    return many("sop", request.param, 128)
+
+
+def in_text_order(pairs: Sequences) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(start and length of the segment that comes first in the text, start and length of the other)."""
+    first = pairs.a_start < pairs.b_start
+    a, b = (pairs.a_start, pairs.a_length), (pairs.b_start, pairs.b_length)
+    return tuple(np.where(first, one, two) for one, two in (*zip(a, b), *zip(b, a)))
+
+
+def test_segments_have_changed_places_if_and_only_if_the_label_is_1(in_order_or_not):
+    _, pairs = in_order_or_not
+    np.testing.assert_array_equal(pairs.b_start < pairs.a_start, pairs.next_sentence_labels == 1)
+    assert in_standard_deviations(pairs.next_sentence_labels) < 3
+
+
+def test_both_segments_are_neighbours_in_one_document(in_order_or_not):
+    documents, pairs = in_order_or_not
+    assert (document_at(documents, pairs.a_start) == document_at(documents, pairs.b_start)).all()
+    start, length, next_start, _ = in_text_order(pairs)
+    gap = next_start - (start + length)
+    assert (gap >= 0).all() and (pairs.lengths[gap > 0] == 128).all()  # what stands between was truncated
+    for swapped in (0, 1):
+        assert (gap[pairs.next_sentence_labels == swapped] == 0).mean() > 0.02
+
+
+def sentence_order_in_a_loop(documents: Documents, config: DataConfig, seed: int) -> list[tuple[int, ...]]:
+    """Chunk after chunk of each document up to its target, cut in two between sentences, or at a token where there is
+    one sentence; swapped or not, then truncated.
+    """
+    max_tokens = config.sequence_length - 3
+    documents = cut_long_sentences(documents, max(1, max_tokens // 2))
+    dice, found = PairingDice(documents.document_offsets, randomness.key(seed)), []
+    for index, document in enumerate(nested(documents)):
+        target = target_length(index, max_tokens, config.short_sequence_probability, dice)
+        start = 0
+        while start < len(document):
+            place, chunk = (index, start), [document[start]]
+            while start + len(chunk) < len(document) and sum(map(len, chunk)) < target:
+                chunk.append(document[start + len(chunk)])
+            start += len(chunk)
+            tokens = sum(chunk, [])
+            if len(tokens) > 1:
+                cut = len(sum(chunk[: dice.a_end(place, len(chunk) - 1)], [])) if len(chunk) > 1 else None
+                cut = cut or dice.cut(place, len(tokens))
+                swapped = dice.is_random(place)
+                parts = (tokens[cut:], tokens[:cut]) if swapped else (tokens[:cut], tokens[cut:])
+                pair = Pair(*parts, swapped)
+                truncate(pair, max_tokens, place, dice)
+                found.append(spans(pair))
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(SHAPES, st.integers(5, 60), st.sampled_from([0.0, 0.1, 1.0]), st.integers(0, 999))
+def test_given_the_same_draws_sentence_order_pairs_are_those_of_a_loop(shape, length, short, seed):
+    config = DataConfig(sequence_length=length, short_sequence_probability=short)
+    drawn = draw("sop", flat(shape), config, seed)
+    found = list(zip(*(array.tolist() for array in drawn), strict=True))
+    assert found == sentence_order_in_a_loop(flat(shape), config, seed)
+
+
+@pytest.mark.parametrize("shape", [[[9, 12, 7, 30, 8] * 40], [[6000]], [[2]]], ids=["many", "long", "two tokens"])
+def test_one_document_is_enough_for_sentence_order(shape):
+    pairs = [draw("sop", flat(shape), DataConfig(sequence_length=64), seed) for seed in range(400)]
+    labels = np.concatenate([each.next_sentence_labels for each in pairs])
+    assert len(labels) >= 400 and in_standard_deviations(labels) < 3
+
+
+# --- none, none-across -----------------------------------------------------------------------------------------------
+
+
+def filled_in_a_loop(documents: Documents, config: DataConfig, seed: int, across: bool) -> list[list[int]]:
+    """The texts of all sequences: sentences are appended while they fit into the target of the first one's document."""
+    dice = PairingDice(documents.document_offsets, randomness.key(seed))
+    max_tokens = config.sequence_length - 2
+    texts, sequence, target = [], [], 0
+    for index, document in enumerate(nested(cut_long_sentences(documents, max_tokens))):
+        own = target_length(index, max_tokens, config.short_sequence_probability, dice)
+        for number, sentence in enumerate(document):
+            new_document = number == 0 and not across
+            if sequence and (new_document or len(sequence) + len(sentence) > target):
+                texts.append(sequence)
+                sequence = []
+            target = target if sequence else own
+            sequence = sequence + sentence
+    texts = [*texts, sequence]
+    return [stripped for text in texts if (stripped := without_separators(text))] if across else texts
+
+
+def without_separators(text: list[int]) -> list[int]:
+    """The text without a separator in front or at its end."""
+    text = text[1:] if text[0] == SEPARATOR else text
+    return text[:-1] if text and text[-1] == SEPARATOR else text
+
+
+def texts_of(documents: Documents, drawn: Sequences) -> list[list[int]]:
+    return [
+        documents.tokens[start : start + length].tolist() for start, length in zip(drawn.a_start, drawn.a_length)
+    ]
+
+
+@pytest.mark.parametrize("name", ["none", "none-across"])
+@settings(max_examples=200, deadline=None)
+@given(shape=SHAPES, length=st.integers(5, 60), short=st.sampled_from([0.0, 0.1, 0.5, 1.0]), seed=st.integers(0, 999))
+def test_full_sentences_are_those_of_a_loop(name, shape, length, short, seed):
+    config = DataConfig(sequence_length=length, short_sequence_probability=short)
+    documents = flat(shape) if name == "none" else with_separators(flat(shape), SEPARATOR)
+    drawn = pairing.PAIRINGS[name].draw(documents, config, randomness.key(seed))
+    assert texts_of(documents, drawn) == filled_in_a_loop(documents, config, seed, name == "none-across")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("length", [16, 128, 512])
+def test_full_sentences_hold_every_token_of_the_text_once_and_in_order(text, length):
+    documents = text_like(text, 200, seed=2)
+    for short in (0.0, 0.1, 1.0):
+        config = DataConfig(sequence_length=length, short_sequence_probability=short)
+        drawn = draw("none", documents, config, 3)
+        assert drawn.a_start[0] == 0 and drawn.a_start[-1] + drawn.a_length[-1] == len(documents.tokens)
+        np.testing.assert_array_equal(drawn.a_start[1:], (drawn.a_start + drawn.a_length)[:-1])
+        last = drawn.a_start + drawn.a_length - 1
+        np.testing.assert_array_equal(document_at(documents, drawn.a_start), document_at(documents, last))
+        assert drawn.a_length.max() <= length - 2
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("length", [16, 128, 512])
+def test_across_documents_every_token_is_there_once_and_separators_stand_between_documents_alone(text, length):
+    documents = text_like(text, 200, seed=2)
+    for short in (0.0, 0.1, 1.0):
+        separated = with_separators(documents, SEPARATOR)
+        config = DataConfig(sequence_length=length, short_sequence_probability=short)
+        sequences = texts_of(separated, draw("none-across", documents, config, 3))
+        assert [token for each in sequences for token in each if token != SEPARATOR] == documents.tokens.tolist()
+        between = 0
+        for each in sequences:
+            assert len(each) <= length - 2 and SEPARATOR not in (each[0], each[-1])
+            of = document_at(documents, np.array([token for token in each if token != SEPARATOR]))
+            # The number of the document grows by one behind each separator and nowhere else.
+            assert [0 if token == SEPARATOR else 1 for token in each] == [
+                mark for here, after in zip(of, [*of[1:], of[-1]]) for mark in ([1, 0] if after > here else [1])
+            ]
+            between += each.count(SEPARATOR)
+        assert between > 20 or text != "one sentence a document" or length == 16
+
+
+@pytest.mark.parametrize("name", ["none", "none-across"])
+def test_full_sentences_have_no_label(name):
+    drawn = draw(name, text_like("encyclopedia", 50, 0), DataConfig(), 0)
+    assert not drawn.b_length.any() and not drawn.next_sentence_labels.any()
+
+
+def test_a_sentence_longer_than_a_row_is_cut_into_parts_about_equally_long():
+    drawn = draw("none", flat([[1000], [3]]), DataConfig(sequence_length=128, short_sequence_probability=0.0), 0)
+    assert drawn.a_length.tolist() == [125] * 8 + [3]

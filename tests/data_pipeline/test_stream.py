@@ -1,5 +1,6 @@
 """The stream of batches: a pure function of corpus, seed, settings and position."""
 
+import dataclasses
 import gc
 import itertools
 import subprocess
@@ -11,36 +12,55 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from synthetic import make_corpus
+from synthetic import make_corpus, planned, random_documents, word_pieces, write_corpus
 
-from data_pipeline import packing, stream
+from data_pipeline import assembly, masking, pairing, stream, windows
 from data_pipeline.config import DataConfig
 from data_pipeline.store import Corpus
-from data_pipeline.stream import Position, batches
+from data_pipeline.stream import batches
+from data_pipeline.windows import Position, Run, windows_of_epoch
 
 CONFIG = DataConfig(sequence_length=32, window_tokens=2_000)
+PACKED = dataclasses.replace(CONFIG, packing=4, sequence_length=48)
 EPOCHS = 3
+STEPS = 200
+VARIANTS = {
+    "unpacked, token": CONFIG,
+    "unpacked, whole-word": dataclasses.replace(CONFIG, masking="whole-word"),
+    "packed, token": PACKED,
+    "packed, whole-word": dataclasses.replace(PACKED, masking="whole-word"),
+}
 Batch = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("stream") / "corpus", [[9, 14, 1], [20, 3], [12, 12, 12]], [[7, 5]])
+    """With a WordPiece tokenizer."""
+    rng, pieces = np.random.default_rng(0), word_pieces(2_000)
+    parts = [
+        [[random_documents(count, rng, len(pieces)) for count in counts] for counts in groups]
+        for groups in ([[9, 14, 1], [20, 3], [12, 12, 12]], [[7, 5]])
+    ]
+    return write_corpus(tmp_path_factory.mktemp("stream") / "corpus", *parts, len(pieces), pieces)
 
 
 @pytest.fixture(scope="module")
-def windows(corpus) -> list[tuple[tuple[int, int], packing.Window]]:
+def plans(corpus) -> list[tuple[tuple[int, int], assembly.Window]]:
     """All windows of the first epochs, in order."""
-    counts = [len(stream.windows_of_epoch(corpus, CONFIG, "train", 0, epoch)) for epoch in range(EPOCHS)]
+    counts = [len(windows_of_epoch(corpus, CONFIG, "train", 0, epoch)) for epoch in range(EPOCHS)]
     places = [(epoch, window) for epoch in range(EPOCHS) for window in range(counts[epoch])]
     assert min(counts) >= 3
-    return [(place, stream.plan_window(corpus, CONFIG, "train", 0, *place)) for place in places]
+    return [(place, planned(corpus, CONFIG, 0, *place)) for place in places]
 
 
 @pytest.fixture(scope="module")
-def rows(corpus, windows) -> Batch:
+def rows(corpus, plans) -> Batch:
     """All rows of the first epochs, built window by window: what the stream has to deliver, however it is cut."""
-    return joined([stream._build([(plan, 0, plan.rows)], corpus, CONFIG, plan.rows) for _, plan in windows])
+    return joined([build(corpus, CONFIG, [Run(plan, 0, plan.rows)], plan.rows) for _, plan in plans])
+
+
+def build(corpus: Corpus, config: DataConfig, runs: list[Run], count: int) -> Batch:
+    return stream.build(runs, stream.vocabulary_of(corpus, config), config, count)
 
 
 def joined(parts: list[Batch]) -> Batch:
@@ -58,25 +78,25 @@ def part(rows: Batch, first: int, last: int) -> Batch:
     return {name: array[first:last] for name, array in rows.items()}
 
 
-def take(count: int, corpus: Corpus, config: DataConfig = CONFIG, **settings) -> list[tuple[Batch, Position]]:
+def take(count: int | None, corpus: Corpus, config: DataConfig = CONFIG, **settings) -> list[tuple[Batch, Position]]:
     with_defaults = {"batch_size": 16, "seed": 0} | settings
     return list(itertools.islice(batches(corpus, config, **with_defaults), count))
 
 
-def row_number(windows, position: Position) -> int:
+def row_number(plans, position: Position) -> int:
     """How many rows come before a position."""
-    return sum(plan.rows for place, plan in windows if place < tuple(position[:2])) + position.row
+    return sum(plan.rows for place, plan in plans if place < tuple(position[:2])) + position.row
 
 
 # --- the same rows, however they are cut -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch_size", [16, 37, 100])
-def test_batches_are_the_rows_of_all_windows_one_after_the_other(corpus, windows, rows, batch_size):
+def test_batches_are_the_rows_of_all_windows_one_after_the_other(corpus, plans, rows, batch_size):
     total = len(rows["input_ids"])
     found = take(total // batch_size, corpus, batch_size=batch_size)
     assert_equal(joined([batch for batch, _ in found]), part(rows, 0, batch_size * len(found)))
-    assert [row_number(windows, after) for _, after in found] == [batch_size * (n + 1) for n in range(len(found))]
+    assert [row_number(plans, after) for _, after in found] == [batch_size * (n + 1) for n in range(len(found))]
 
 
 def test_a_batch_may_be_larger_than_an_epoch(corpus, rows):
@@ -84,13 +104,13 @@ def test_a_batch_may_be_larger_than_an_epoch(corpus, rows):
     assert_equal(take(1, corpus, batch_size=size)[0][0], part(rows, 0, size))
 
 
-def test_an_epoch_uses_every_sequence_of_every_block_once(corpus, windows):
+def test_an_epoch_uses_every_sequence_of_every_block_once(corpus, plans):
     for epoch in range(EPOCHS):
-        blocks = stream.windows_of_epoch(corpus, CONFIG, "train", 0, epoch)
+        blocks = windows_of_epoch(corpus, CONFIG, "train", 0, epoch)
         assert sorted(itertools.chain(*blocks)) == sorted(corpus.blocks["train"])
-    for _, plan in windows:
-        np.testing.assert_array_equal(np.sort(plan.order), np.arange(len(plan.sequences.a_start)))
-        np.testing.assert_array_equal(plan.row_offsets, np.arange(len(plan.order) + 1))
+    for _, plan in plans:
+        np.testing.assert_array_equal(np.sort(plan.packed.order), np.arange(len(plan.sequences.a_start)))
+        np.testing.assert_array_equal(plan.packed.offsets, np.arange(len(plan.packed.order) + 1))
 
 
 def test_two_runs_are_identical(corpus):
@@ -99,56 +119,110 @@ def test_two_runs_are_identical(corpus):
         assert_equal(first, second)
 
 
-@pytest.mark.parametrize("hosts", [2, 4, 8])
-def test_the_hosts_of_a_run_together_hold_the_batches_of_one(corpus, rows, hosts):
-    count = len(rows["input_ids"]) // 16
-    shares = [take(count, corpus, host_index=host, host_count=hosts) for host in range(hosts)]
-    for step, each in enumerate(zip(*shares, strict=True)):
-        assert len({after for _, after in each}) == 1
-        assert_equal(joined([batch for batch, _ in each]), part(rows, 16 * step, 16 * step + 16))
-
-
-def test_workers_and_read_ahead_do_not_change_the_batches(corpus):
-    expected = take(40, corpus)
-    for workers, read_ahead in ((1, 1), (4, 3)):
-        config = DataConfig(sequence_length=32, window_tokens=2_000, workers=workers, read_ahead=read_ahead)
-        for (batch, after), (other, other_after) in zip(take(40, corpus, config), expected, strict=True):
-            assert after == other_after
-            assert_equal(batch, other)
-
-
 def test_a_share_too_large_to_be_built_at_once_is_the_same(corpus, monkeypatch):
     whole = DataConfig(sequence_length=32)
-    plan = stream.plan_window(corpus, whole, "train", 0, 0, 0)
-    runs = [(plan, 3, 100), (plan, 100, 101), (plan, 0, 64)]
-    expected = stream._build(runs, corpus, whole, 170)
+    plan = planned(corpus, whole, 0, 0, 0)
+    runs = [Run(plan, 3, 100), Run(plan, 100, 101), Run(plan, 0, 64)]
+    expected = build(corpus, whole, runs, 170)
     monkeypatch.setattr(stream, "_TOKENS_AT_ONCE", 7 * 32)
-    assert_equal(stream._build(runs, corpus, whole, 170), expected)
+    assert_equal(build(corpus, whole, runs, 170), expected)
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request, corpus) -> tuple[DataConfig, Batch, list[Position]]:
+    """Settings, all rows of STEPS global batches of 8 built window by window, and the positions behind each batch."""
+    config, size = VARIANTS[request.param], 8
+    parts, positions, before = [], [], 0
+    for epoch in itertools.count():
+        for window in range(len(windows_of_epoch(corpus, config, "train", 0, epoch))):
+            plan = planned(corpus, config, 0, epoch, window)
+            parts.append(build(corpus, config, [Run(plan, 0, plan.rows)], plan.rows))
+            positions += [Position(epoch, window, row) for row in range(1, plan.rows + 1) if not (before + row) % size]
+            before += plan.rows
+        if len(positions) >= STEPS:
+            return config, part(joined(parts), 0, STEPS * size), positions[:STEPS]
+
+
+@pytest.mark.parametrize("hosts, workers", [(1, 1), (1, 4), (2, 4), (4, 1), (8, 4)])
+def test_200_global_batches_are_the_same_for_any_number_of_hosts_and_workers(corpus, variant, hosts, workers):
+    config, expected, positions = variant
+    config = dataclasses.replace(config, workers=workers, read_ahead=1 + workers)
+    shares = [take(STEPS, corpus, config, batch_size=8, host_index=host, host_count=hosts) for host in range(hosts)]
+    for each in shares:
+        assert [after for _, after in each] == positions
+    by_step = [joined([batch for batch, _ in each]) for each in zip(*shares, strict=True)]
+    assert_equal(joined(by_step), expected)
+
+
+def test_from_any_of_20_positions_the_batches_are_the_same_for_any_number_of_hosts_and_workers(corpus, variant):
+    config, expected, positions = variant
+    for index in np.random.default_rng(0).choice(STEPS - 10, 20, replace=False).tolist():
+        hosts, workers = (1, 1, 2, 4)[index % 4], (1, 4)[index // 4 % 2]
+        each = dataclasses.replace(config, workers=workers)
+        settings = {"batch_size": 8, "position": positions[index], "host_count": hosts}
+        shares = [take(10, corpus, each, host_index=host, **settings) for host in range(hosts)]
+        assert all([after for _, after in share] == positions[index + 1 : index + 11] for share in shares)
+        by_step = [joined([batch for batch, _ in each]) for each in zip(*shares, strict=True)]
+        assert_equal(joined(by_step), part(expected, 8 * (index + 1), 8 * (index + 11)))
+
+
+def test_variants_are_what_they_are_called(corpus, variant):
+    config, rows, _ = variant
+    assert (rows["sequence_ids"].max() > 1) == (config.packing > 1)
+    assert rows["cls_positions"].shape[1] == config.packing
+    if config.masking == "whole-word":
+        # Where a word's second piece is predicted, so is the piece before it.
+        starts, taken = stream.vocabulary_of(corpus, config).word_starts, rows["masked_weights"] > 0
+        goes_on = taken & ~starts[rows["masked_ids"]]
+        alone = goes_on & (np.diff(rows["masked_positions"], axis=1, prepend=-9) > 1)
+        row, slot = np.nonzero(alone)
+        before = rows["input_ids"][row, rows["masked_positions"][row, slot] - 1]
+        assert goes_on.sum() > 500 and np.isin(before, [corpus.cls_id, corpus.sep_id]).all()
+
+
+def test_batches_that_are_kept_are_not_written_over(corpus):
+    """A consumer may hold as many as it likes, and may change what it holds a copy of."""
+    held = take(60, corpus)
+    copies = [{name: array.copy() for name, array in batch.items()} for batch, _ in take(60, corpus)]
+    for (batch, _), copy in zip(held, copies, strict=True):
+        assert_equal(batch, copy)
+
+
+@pytest.mark.parametrize("name", pairing.PAIRINGS)
+@pytest.mark.parametrize("kind", masking.MASKINGS)
+@pytest.mark.parametrize("packing", [1, 5])
+def test_every_combination_of_settings_gives_batches_of_the_same_form(corpus, name, kind, packing):
+    config = DataConfig(sequence_length=40, window_tokens=2_000, pairing=name, masking=kind, packing=packing)
+    batch, _ = take(1, corpus, config)[0]
+    tokens = ("input_ids", "segment_ids", "sequence_ids", "position_ids")
+    masks = ("masked_positions", "masked_ids", "masked_weights")
+    pairs = ("cls_positions", "next_sentence_labels", "next_sentence_weights")
+    widths = dict.fromkeys(tokens, 40) | dict.fromkeys(masks, config.predictions_per_row)
+    widths |= dict.fromkeys(pairs, packing)
+    assert {each: array.shape for each, array in batch.items()} == {each: (16, n) for each, n in widths.items()}
+    assert all((array.dtype == np.float32) == each.endswith("weights") for each, array in batch.items())
+    labelled = batch["sequence_ids"].max(axis=1).sum() if name in ("nsp", "nsp-balanced", "sop") else 0
+    assert batch["next_sentence_weights"].sum() == labelled
+    assert batch["masked_weights"].sum() > 16 and (batch["segment_ids"].any() == bool(labelled))
+    cells = np.take_along_axis(batch["sequence_ids"], batch["masked_positions"], axis=1)
+    assert (cells[batch["masked_weights"] > 0] > 0).all()
 
 
 # --- positions -------------------------------------------------------------------------------------------------------
 
 
-def test_from_any_position_the_stream_goes_on_as_if_never_interrupted(corpus, windows, rows):
-    positions = [after for _, after in take(len(rows["input_ids"]) // 16 - 5, corpus)]
-    for index in np.random.default_rng(0).choice(len(positions), 20, replace=False):
-        start = row_number(windows, positions[index])
-        found = joined([batch for batch, _ in take(5, corpus, position=positions[index])])
-        assert_equal(found, part(rows, start, start + 80))
-
-
-def test_from_a_position_the_stream_goes_on_through_the_same_window_of_later_epochs(corpus, windows, rows):
-    first_epoch = sum(plan.rows for (epoch, _), plan in windows if epoch == 0)
+def test_from_a_position_the_stream_goes_on_through_the_same_window_of_later_epochs(corpus, plans, rows):
+    first_epoch = sum(plan.rows for (epoch, _), plan in plans if epoch == 0)
     found = take((first_epoch + 100) // 16, corpus, position=Position(0, 1, 7))
-    start = row_number(windows, Position(0, 1, 7))
+    start = row_number(plans, Position(0, 1, 7))
     assert_equal(joined([batch for batch, _ in found]), part(rows, start, start + 16 * len(found)))
 
 
-def test_positions_at_the_borders_of_windows_and_epochs(corpus, windows, rows):
-    for number, (place, plan) in enumerate(windows[:-1]):
-        following = windows[number + 1][0]
+def test_positions_at_the_borders_of_windows_and_epochs(corpus, plans, rows):
+    for number, (place, plan) in enumerate(plans[:-1]):
+        following = plans[number + 1][0]
         before, after = take(2, corpus, position=(*place, plan.rows)), take(2, corpus, position=Position(*following))
-        start = row_number(windows, Position(*following))
+        start = row_number(plans, Position(*following))
         for (first, one), (second, two) in zip(before, after, strict=True):
             assert one == two
             assert_equal(first, second)
@@ -157,18 +231,9 @@ def test_positions_at_the_borders_of_windows_and_epochs(corpus, windows, rows):
 
 def test_a_position_survives_json_and_another_number_of_hosts(corpus, rows):
     _, after = take(7, corpus)[-1]
+    assert all(type(number) is int for number in after)
     shares = [take(2, corpus, position=list(after), host_index=host, host_count=2) for host in range(2)]
     assert_equal(joined([batch for batch, _ in (*shares[0][:1], *shares[1][:1])]), part(rows, 112, 128))
-
-
-def test_positioning_reads_the_window_it_lies_in_and_none_before(corpus, windows, monkeypatch):
-    read, original = [], stream.read_block
-    monkeypatch.setattr(stream, "read_block", lambda corpus, block: read.append(block) or original(corpus, block))
-    config = DataConfig(sequence_length=32, window_tokens=2_000, workers=1, read_ahead=1)
-    epoch = stream.windows_of_epoch(corpus, config, "train", 0, 1)
-    take(1, corpus, config, position=Position(1, len(epoch) - 1, 3), batch_size=2)
-    following = stream.windows_of_epoch(corpus, config, "train", 0, 2)[0]
-    assert read == (epoch[-1] + following)[: len(read)] and len(read) >= len(epoch[-1])
 
 
 @pytest.mark.parametrize("position", [(0, 99, 0), (0, 0, 10**6), (-1, 0, 0), (0, -1, 0), (0, 0, -1)])
@@ -181,9 +246,9 @@ def test_a_position_of_another_corpus_is_refused(corpus, position):
 
 
 @pytest.mark.parametrize("hosts", [1, 4])
-def test_one_epoch_covers_everything_and_ends_with_rows_of_no_weight(corpus, windows, rows, hosts):
+def test_one_epoch_covers_everything_and_ends_with_rows_of_no_weight(corpus, plans, rows, hosts):
     size = 64
-    total = sum(plan.rows for (epoch, _), plan in windows if epoch == 0)
+    total = sum(plan.rows for (epoch, _), plan in plans if epoch == 0)
     assert 0 < total % size <= size * 3 // 4  # one of four hosts has nothing in the last batch
     shares = [take(None, corpus, batch_size=size, epochs=1, host_index=host, host_count=hosts) for host in range(hosts)]
     found = joined([joined([batch for batch, _ in each]) for each in zip(*shares, strict=True)])
@@ -199,51 +264,20 @@ def test_after_the_last_epoch_there_is_nothing(corpus):
 
 def test_epochs_and_seeds_draw_other_pairs_and_other_masks(corpus):
     whole = DataConfig(sequence_length=32)
-    plans = [stream.plan_window(corpus, whole, "train", seed, epoch, 0) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
-    built = [stream._build([(plan, 0, 100)], corpus, whole, 100) for plan in plans]
+    drawn = [planned(corpus, whole, seed, epoch, 0) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    built = [build(corpus, whole, [Run(plan, 0, 100)], 100) for plan in drawn]
     for first, second in itertools.combinations(built, 2):
         assert (first["input_ids"] != second["input_ids"]).any(axis=1).mean() > 0.99
         assert (first["masked_positions"] != second["masked_positions"]).any(axis=1).mean() > 0.9
-    shapes = {(tuple(plan.sequences.a_length), tuple(plan.sequences.b_length)) for plan in plans}
+    shapes = {(tuple(plan.sequences.a_length), tuple(plan.sequences.b_length)) for plan in drawn}
     assert len(shapes) == 3
 
 
 def test_the_validation_split_holds_none_of_the_training_text(corpus):
     found = joined([batch for batch, _ in take(None, corpus, split="validation", epochs=1)])
-    tokens = stream.plan_window(corpus, CONFIG, "validation", 0, 0, 0).tokens
+    tokens = planned(corpus, CONFIG, 0, 0, 0, "validation").tokens
     assert found["next_sentence_weights"].sum() > 10
     assert np.isin(found["masked_ids"][found["masked_weights"] > 0], tokens).all()
-
-
-def test_every_window_of_every_epoch_draws_its_own_pairs_its_own_order_and_its_own_masks(corpus, monkeypatch):
-    keys = []
-    pair, lay_out = stream.pairing.PAIRINGS[CONFIG.pairing], stream.packing.one_sequence_per_row
-    noting = [lambda *given, do=do: keys.append(int(given[-1])) or do(*given) for do in (pair, lay_out)]
-    monkeypatch.setitem(stream.pairing.PAIRINGS, CONFIG.pairing, noting[0])
-    monkeypatch.setattr(stream.packing, "one_sequence_per_row", noting[1])
-    places = [(seed, epoch, window) for seed in range(2) for epoch in range(3) for window in range(2)]
-    keys += [int(stream.plan_window(corpus, CONFIG, "train", *place).mask_key) for place in places]
-    assert len(keys) == len(set(keys)) == 3 * len(places)
-
-
-# --- windows ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("groups", [[[1, 1, 1]], [[1], [1], [50], [1]], [[2]], [[1, 2, 3, 1, 1, 1, 1]]])
-def test_every_window_holds_two_documents_and_every_block_is_in_one(tmp_path, groups):
-    corpus = make_corpus(tmp_path / "corpus", groups)
-    for epoch in range(10):
-        parts = stream.windows_of_epoch(corpus, DataConfig(window_tokens=1), "train", 0, epoch)
-        assert all(sum(block.documents for block in blocks) >= 2 for blocks in parts)
-        assert sorted(itertools.chain(*parts)) == sorted(corpus.blocks["train"])
-
-
-def test_windows_are_as_large_as_asked_for_and_no_more_than_a_block_larger(corpus):
-    largest = max(block.tokens for block in corpus.blocks["train"])
-    for epoch in range(10):
-        *whole, _ = stream.windows_of_epoch(corpus, CONFIG, "train", 0, epoch)
-        sizes = [sum(block.tokens for block in blocks) for blocks in whole]
-        assert all(CONFIG.window_tokens <= size < CONFIG.window_tokens + largest for size in sizes)
 
 
 def test_ids_beyond_16_bits_and_at_their_edge_arrive(tmp_path):
@@ -251,6 +285,51 @@ def test_ids_beyond_16_bits_and_at_their_edge_arrive(tmp_path):
         corpus = make_corpus(tmp_path / str(vocab_size), [[30]], vocab_size=vocab_size)
         batch = take(1, corpus, batch_size=256)[0][0]
         assert vocab_size * 0.98 < batch["input_ids"].max() < vocab_size and batch["input_ids"].min() >= 0
+
+
+# --- what a host does, and when --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", range(4))
+def test_only_the_rows_of_a_host_are_gathered(corpus, monkeypatch, host):
+    """To the number: 16 of each global batch of 64, and no padding."""
+    gathered, original = [], assembly.assemble
+
+    def assemble(window: assembly.Window, first: int, last: int, *shape: int) -> object:
+        gathered.append(last - first)
+        return original(window, first, last, *shape)
+
+    monkeypatch.setattr(assembly, "assemble", assemble)
+    found = take(None, corpus, batch_size=64, epochs=1, host_index=host, host_count=4)
+    present = sum(int((batch["sequence_ids"][:, 0] > 0).sum()) for batch, _ in found)
+    assert 16 * (len(found) - 1) <= present <= 16 * len(found) and sum(gathered) == present
+
+
+@pytest.mark.parametrize("workers, read_ahead", [(1, 1), (2, 8)])
+def test_nothing_waits_at_the_border_of_a_window(corpus, monkeypatch, workers, read_ahead):
+    """Planning a window takes less time than its consumer takes for the one before: no batch shows it."""
+    planning, original, asked = 0.3, windows.plan_window, []
+
+    def plan_window(*arguments: object) -> assembly.Window:
+        asked.append(arguments[-1])
+        time.sleep(planning)
+        return original(*arguments)
+
+    monkeypatch.setattr(windows, "plan_window", plan_window)
+    config = dataclasses.replace(CONFIG, workers=workers, read_ahead=read_ahead)
+    least = min(planned(corpus, config, 0, 0, window).rows for window in range(3)) // 4  # batches in a window
+    assert least >= 8
+    own, asked[:] = batches(corpus, config, batch_size=4, seed=0), []
+    waits, crossed = [], set()
+    while len(crossed) < 4:
+        begin = time.perf_counter()
+        _, position = next(own)
+        waits.append(time.perf_counter() - begin)
+        crossed.add(position[:2])
+        time.sleep(1.5 * planning / least)
+    own.close()
+    assert waits[0] > planning and len(asked) >= 5
+    assert max(waits[1:]) < planning / 3, waits
 
 
 # --- refusals and failures -------------------------------------------------------------------------------------------
@@ -261,6 +340,16 @@ def test_a_corpus_of_one_document_is_refused_with_its_remedy(tmp_path):
     for split in ("train", "validation"):
         with pytest.raises(ValueError, match=f"holds 1 {split} document.*need two: put an empty line between"):
             take(1, corpus, split=split)
+
+
+def test_a_corpus_from_which_no_sequence_can_be_drawn_is_refused(tmp_path):
+    """Documents of one token each: there is no second half, and no end to looking for one."""
+    text = random_documents(5, np.random.default_rng(0), 100)
+    single = text._replace(sentence_offsets=np.arange(6), document_offsets=np.arange(6), tokens=text.tokens[:5])
+    corpus = write_corpus(tmp_path / "corpus", [[single]], vocab_size=100)
+    for epochs in (None, 1):
+        with pytest.raises(ValueError, match="too short: no sequence can be drawn from them"):
+            take(1, corpus, dataclasses.replace(CONFIG, pairing="sop"), epochs=epochs)
 
 
 def test_a_split_without_documents_is_refused(tmp_path):
@@ -281,27 +370,29 @@ def test_what_cannot_be_divided_is_refused_when_asked_for(corpus, settings, mess
         batches(corpus, CONFIG, seed=0, **settings)
 
 
-def test_a_shard_that_goes_bad_surfaces_as_one_sentence_after_the_batches_before_it(tmp_path):
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_a_shard_that_goes_bad_surfaces_as_one_sentence_after_the_batches_before_it(tmp_path, workers):
     corpus = make_corpus(tmp_path / "corpus", [[10], [10], [10], [10], [10]])
-    order = [blocks[0].shard for blocks in stream.windows_of_epoch(corpus, DataConfig(window_tokens=1), "train", 0, 0)]
+    config = DataConfig(window_tokens=1, workers=workers)
+    order = [blocks[0].shard for blocks in windows_of_epoch(corpus, config, "train", 0, 0)]
     damaged = corpus.path / order[3]
     damaged.write_bytes(damaged.read_bytes()[:200])
     delivered = []
     with pytest.raises(ValueError) as caught:
-        for batch, _ in batches(corpus, DataConfig(window_tokens=1), batch_size=4, seed=0):
+        for batch, _ in batches(corpus, config, batch_size=4, seed=0):
             delivered.append(batch)
     sentence = str(caught.value)
     assert sentence.startswith(f"shard {damaged} is damaged in row group 0") and "\n" not in sentence
     assert "tensorflow" not in sentence.lower() and caught.value.__cause__ is None
-    plans = [stream.plan_window(corpus, DataConfig(window_tokens=1), "train", 0, 0, window) for window in range(3)]
-    assert len(delivered) == sum(plan.rows for plan in plans) // 4
+    before = [planned(corpus, config, 0, 0, window) for window in range(3)]
+    assert len(delivered) == sum(plan.rows for plan in before) // 4
 
 
 def test_an_error_while_a_batch_is_built_surfaces_as_itself(corpus, monkeypatch):
     def fail(*_: object) -> None:
         raise MemoryError("no room for a batch")
 
-    monkeypatch.setattr(stream, "_build", fail)
+    monkeypatch.setattr(assembly, "assemble", fail)
     with pytest.raises(MemoryError, match="^no room for a batch$"):
         take(3, corpus)
 
@@ -312,20 +403,20 @@ def test_an_error_while_a_batch_is_built_surfaces_as_itself(corpus, monkeypatch)
 @pytest.fixture
 def alive(monkeypatch) -> Iterator[list[weakref.ref]]:
     """References to the tokens of every window that is planned."""
-    planned, original = [], stream.plan_window
+    made, original = [], windows.plan_window
 
-    def plan_window(*arguments: object) -> packing.Window:
+    def plan_window(*arguments: object) -> assembly.Window:
         plan = original(*arguments)
-        planned.append(weakref.ref(plan.tokens))
+        made.append(weakref.ref(plan.tokens))
         return plan
 
-    monkeypatch.setattr(stream, "plan_window", plan_window)
-    yield planned
+    monkeypatch.setattr(windows, "plan_window", plan_window)
+    yield made
 
 
-def count_alive(planned: list[weakref.ref]) -> int:
+def count_alive(made: list[weakref.ref]) -> int:
     gc.collect()
-    return sum(reference() is not None for reference in planned)
+    return sum(reference() is not None for reference in made)
 
 
 def planners() -> list[threading.Thread]:
