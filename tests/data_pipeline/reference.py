@@ -279,15 +279,13 @@ class MaskingDice(Dice):
     def __init__(self, row_key: np.uint64, length: int, packing: int = 1, start: int = 0):
         self.row_key, self.start = row_key, start
         self.unused_bits = (length - 1).bit_length() + (packing - 1).bit_length()
-        self.halves = [
-            half
-            for pair in randomness.bits(row_key, np.arange((length + 1) // 2)).tolist()
-            for half in (pair & 0xFFFFFFFF, pair >> 32)
-        ]
+        self.keys = randomness.bits(row_key, np.arange(length)).tolist()
+        if self.unused_bits <= 16:  # two keys of each 64-bit draw
+            self.keys = [half for key in self.keys for half in (key & 0xFFFFFFFF, key >> 32)]
 
     def order(self, candidates: list[list[int]]) -> list[list[int]]:
-        """By the upper bits of the first token's half of a 64-bit draw; where these tie, by the text."""
-        return sorted(candidates, key=lambda each: self.halves[self.start + each[0]] >> self.unused_bits)
+        """By the upper bits of the first token's key; where these tie, by the text."""
+        return sorted(candidates, key=lambda each: self.keys[self.start + each[0]] >> self.unused_bits)
 
     def kind(self, position: int) -> float:
         return float(randomness.uniform(self._key(1), np.array([2 * (self.start + position)]))[0])

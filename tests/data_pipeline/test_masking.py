@@ -91,6 +91,13 @@ def test_given_the_same_draws_packed_sequences_are_those_of_the_reference(length
     assert_equal_to_the_reference(packed_texts(40, length, packing, seed=length), config, seed=packing)
 
 
+@pytest.mark.parametrize("length, packing", [(512, 128), (512, 129), (512, 512), (16_384, 4), (16_384, 5)])
+def test_given_the_same_draws_rows_of_any_size_are_those_of_the_reference(length, packing):
+    """At 16 bits for the places in a row, keys grow from 32 bits to 64."""
+    config = DataConfig(sequence_length=length, packing=packing, max_predictions=length)
+    assert_equal_to_the_reference(packed_texts(8, length, min(packing, 64), seed=length), config, seed=packing)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_given_the_same_draws_texts_of_any_kind_agree_with_the_reference(data):

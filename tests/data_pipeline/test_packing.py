@@ -94,7 +94,7 @@ def test_over_many_histograms_rows_are_as_full_as_those_of_a_plain_loop():
 
 
 @pytest.mark.parametrize("text", ["encyclopedia", "a paragraph a line", "one sentence a document"])
-@pytest.mark.parametrize("length, packing", [(128, 4), (512, 8), (512, 1000)])
+@pytest.mark.parametrize("length, packing", [(128, 4), (512, 8), (512, 512)])
 @pytest.mark.parametrize("name", ["nsp", "none"])
 def test_on_text_rows_are_no_less_full_than_those_of_a_plain_loop(text, length, packing, name):
     config = DataConfig(sequence_length=length, packing=packing)
