@@ -91,8 +91,9 @@ class DataConfig:
                 raise ValueError(f"data.{name} {getattr(self, name)!r} is not one of {known}")
         if not 0 < self.mask_rate < 1:
             raise ValueError(f"data.mask_rate {self.mask_rate} is not between 0 and 1")
-        if min(self.mask_replacement) < 0 or not math.isclose(sum(self.mask_replacement), 1):
-            raise ValueError(f"data.mask_replacement {self.mask_replacement} are not three shares that add up to 1")
+        shares = self.mask_replacement
+        if len(shares) != 3 or min(shares) < 0 or not math.isclose(sum(shares), 1):
+            raise ValueError(f"data.mask_replacement {shares} are not three shares that add up to 1")
         if not 0 <= self.short_sequence_probability <= 1:
             raise ValueError(f"data.short_sequence_probability {self.short_sequence_probability} is not in [0, 1]")
         for name in ("packing", "window_tokens", "workers", "read_ahead"):

@@ -50,7 +50,7 @@ def balanced_next_sentence_pairs(documents: Documents, config: DataConfig, key: 
 
     Chunks are cut as in sentence-order prediction. Each finds a partner of another document whose B is about as long,
     and a coin for the two decides whether they exchange their Bs: a random B begins, ends and is as long as a true
-    one, because it is one. No text is left out.
+    one, because it is one. A chunk that finds none tosses its own coin for as many tokens of another document.
     """
     max_tokens, draws = config.sequence_length - 3, _draws(key)
     documents = cut_long_sentences(documents, max(1, max_tokens // 2))
@@ -61,13 +61,16 @@ def balanced_next_sentence_pairs(documents: Documents, config: DataConfig, key: 
 
     b_start = offsets[chunks.start] + a_length
     b_length = offsets[chunks.end] - b_start
+    own = np.arange(len(b_start))
     partner = _partners(chunks.document, b_length, draws)
-    own = np.arange(len(partner))
-    is_random = (partner >= 0) & coin[np.minimum(own, np.where(partner < 0, own, partner))]
-    source = np.where(is_random, partner, own)
-    pairs = Sequences(
-        offsets[chunks.start], a_length, b_start[source], b_length[source], is_random.astype(np.int64)
-    )  # fmt: skip
+    is_random = coin[np.where(partner < 0, own, np.minimum(own, partner))]
+    source = np.where(is_random & (partner >= 0), partner, own)
+    pairs = Sequences(offsets[chunks.start], a_length, b_start[source], b_length[source], is_random.astype(np.int64))
+    alone = np.flatnonzero(is_random & (partner < 0))
+    start, length = _as_long_elsewhere(chunks.document, alone, b_start, b_length, documents, draws)
+    found = length > 0
+    pairs.b_start[alone[found]], pairs.b_length[alone[found]] = start[found], length[found]
+    pairs.next_sentence_labels[alone[~found]] = 0
     return truncate(pairs, max_tokens, chunks.start, (draws["front_a"], draws["front_b"]))
 
 
@@ -179,25 +182,34 @@ def _cut_in_two(
 
 
 def _partners(document: np.ndarray, length: np.ndarray, draws: dict[str, np.uint64]) -> np.ndarray:
-    """For each of N chunks one of another document, neighbours in the order of their length and partners of each other.
-
-    What is left when its neighbours are of the same document draws from all; -1 where no draw finds another document.
+    """For each of N chunks one of another document, neighbours in the order of their length and partners of each other;
+    -1 for what is left when all neighbours are of the same document.
     """
     count = len(document)
-    by_length = np.lexsort((randomness.bits(draws["partner"], np.arange(count)), length))
-    partner, left = np.full(count, -1), by_length
+    left = np.lexsort((randomness.bits(draws["partner"], np.arange(count)), length))
+    partner = np.full(count, -1)
     for attempt in range(RANDOM_DOCUMENT_TRIES):
         shifted = left[attempt % 2:]
         even, odd = shifted[:len(shifted) // 2 * 2].reshape(-1, 2).T
         different = document[even] != document[odd]
         partner[even[different]], partner[odd[different]] = odd[different], even[different]
         left = left[partner[left] < 0]
-    for attempt in range(RANDOM_DOCUMENT_TRIES):
-        drawn = randomness.integers(randomness.key(int(draws["partner"]), attempt), left, count)
-        different = document[drawn] != document[left]
-        partner[left[different]] = drawn[different]
-        left = left[~different]
     return partner
+
+
+def _as_long_elsewhere(
+    document: np.ndarray, chosen: np.ndarray, b_start: np.ndarray, b_length: np.ndarray, documents: Documents,
+    draws: dict[str, np.uint64],
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """For each chosen chunk, start and length of text in another document that is as long as its B, from where a B of
+    that document begins or as near to it as there is room; length 0 where no other document has a chunk."""
+    first, last = (np.searchsorted(document, document[chosen], side) for side in ("left", "right"))
+    others = len(document) - (last - first)
+    drawn = randomness.integers(draws["elsewhere"], chosen, np.maximum(others, 1))
+    other = np.minimum(drawn + np.where(drawn < first, 0, last - first), len(document) - 1)
+    begin, end = (documents.sentence_offsets[documents.document_offsets[document[other] + n]] for n in (0, 1))
+    start = np.maximum(np.minimum(b_start[other], end - b_length[chosen]), begin)
+    return start, np.minimum(b_length[chosen], end - start) * (others > 0)
 
 
 def _other_document(
@@ -220,7 +232,9 @@ def _end_of_segment(documents: Documents, document: np.ndarray, start: np.ndarra
     return np.minimum(end, documents.document_offsets[document + 1])
 
 
-_KINDS = ("short", "target", "a_end", "is_random", "sentence", "front_a", "front_b", "document", "cut", "partner")
+_KINDS = (
+    "short", "target", "a_end", "is_random", "sentence", "front_a", "front_b", "document", "cut", "partner", "elsewhere",
+)  # fmt: skip
 
 
 def _draws(key: np.uint64) -> dict[str, np.uint64]:

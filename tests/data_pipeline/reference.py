@@ -13,6 +13,8 @@ import numpy as np
 from scipy import stats
 
 from data_pipeline import pairing, randomness
+from data_pipeline.sequences import Sequences
+from data_pipeline.store import Documents
 
 Document = list[list[int]]
 Place = tuple[int, int]  # document, and the sentence in it at which a chunk starts
@@ -314,3 +316,25 @@ def difference(first: np.ndarray, second: np.ndarray) -> float:
     table = np.array([np.bincount(np.searchsorted(edges, sample), minlength=len(edges)) for sample in (first, second)])
     table = table[:, table.sum(axis=0) > 0]
     return 1.0 if table.shape[1] == 1 else float(stats.chi2_contingency(table, correction=False).pvalue)
+
+
+def seen_of_pairs(documents: Documents, pairs: Sequences) -> dict[str, np.ndarray]:
+    """What can be seen of a pair without understanding it."""
+    return {
+        "length of A": pairs.a_length,
+        "length of B": pairs.b_length,
+        "total length": pairs.a_length + pairs.b_length,
+        "B begins inside a sentence": ~np.isin(pairs.b_start, documents.sentence_offsets),
+    }
+
+
+def difference_between_labels(fact: np.ndarray, labels: np.ndarray) -> float:
+    """p-value of a test that a fact of pairs is distributed alike under both labels. Two that exchange their Bs share a
+    label and the length of B: they count as one.
+    """
+    first, second = fact[labels == 0], fact[labels == 1]
+    if fact.dtype != bool:
+        pairs = len(first) * len(second) / (len(first) + len(second)) / 2
+        return float(stats.kstwobign.sf(stats.ks_2samp(first, second).statistic * np.sqrt(pairs)))
+    table = np.array([np.bincount(each, minlength=2) for each in (first, second)]) / 2
+    return float(stats.chi2_contingency(table).pvalue) if table.sum(axis=0).all() else 1.0

@@ -279,6 +279,20 @@ def test_of_an_encyclopedia_sequences_and_masks_are_distributed_as_the_reference
     assert_the_same_distributions(encyclopedia, length, kind)
 
 
+@pytest.mark.parametrize("length", [128, 512])
+def test_of_an_encyclopedia_the_balanced_label_cannot_be_told_from_anything_but_the_text(encyclopedia, length):
+    """With the thousand pairs that so little text makes at 512, too, where partners of one length are few."""
+    config = DataConfig(sequence_length=length)
+    passes: list[Sequences] = []
+    while sum(len(each.a_start) for each in passes) < 100_000:
+        key = randomness.key(7, len(passes))
+        passes.append(pairing.balanced_next_sentence_pairs(encyclopedia.documents, config, key))
+    pairs = Sequences(*np.concatenate([np.stack(each) for each in passes], axis=1))
+    seen = reference.seen_of_pairs(encyclopedia.documents, pairs)
+    values = {fact: reference.difference_between_labels(seen[fact], pairs.next_sentence_labels) for fact in seen}
+    assert min(values.values()) * len(values) > P_VALUE, values
+
+
 # --- what the comparison would notice --------------------------------------------------------------------------------
 
 
