@@ -67,7 +67,7 @@ def balanced_next_sentence_pairs(documents: Documents, config: DataConfig, key: 
     source = np.where(is_random & (partner >= 0), partner, own)
     pairs = Sequences(offsets[chunks.start], a_length, b_start[source], b_length[source], is_random.astype(np.int64))
     alone = np.flatnonzero(is_random & (partner < 0))
-    start, length = _as_long_elsewhere(chunks.document, alone, b_start, b_length, documents, draws)
+    start, length = _as_long_elsewhere(chunks, alone, b_start, b_length, documents, draws)
     found = length > 0
     pairs.b_start[alone[found]], pairs.b_length[alone[found]] = start[found], length[found]
     pairs.next_sentence_labels[alone[~found]] = 0
@@ -198,17 +198,22 @@ def _partners(document: np.ndarray, length: np.ndarray, draws: dict[str, np.uint
 
 
 def _as_long_elsewhere(
-    document: np.ndarray, chosen: np.ndarray, b_start: np.ndarray, b_length: np.ndarray, documents: Documents,
+    chunks: _Chunks, chosen: np.ndarray, b_start: np.ndarray, b_length: np.ndarray, documents: Documents,
     draws: dict[str, np.uint64],
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """For each chosen chunk, start and length of text in another document that is as long as its B, from where a B of
-    that document begins or as near to it as there is room; length 0 where no other document has a chunk."""
+    """For each chosen chunk, start and length of text in another document that is as long as its B and begins as it
+    does, with a sentence or inside of one; length 0 where no other document has a chunk."""
+    document, offsets = chunks.document, documents.sentence_offsets
     first, last = (np.searchsorted(document, document[chosen], side) for side in ("left", "right"))
     others = len(document) - (last - first)
     drawn = randomness.integers(draws["elsewhere"], chosen, np.maximum(others, 1))
     other = np.minimum(drawn + np.where(drawn < first, 0, last - first), len(document) - 1)
-    begin, end = (documents.sentence_offsets[documents.document_offsets[document[other] + n]] for n in (0, 1))
-    start = np.maximum(np.minimum(b_start[other], end - b_length[chosen]), begin)
+    begin, end = (offsets[documents.document_offsets[document[other] + n]] for n in (0, 1))
+    latest = np.maximum(end - b_length[chosen], begin)
+    sentence = np.searchsorted(offsets, np.minimum(b_start[other], latest), side="right") - 1
+    room = np.maximum(np.minimum(offsets[sentence + 1] - 1, latest) - offsets[sentence], 0)
+    inside = np.minimum(1 + randomness.integers(draws["inside"], chosen, np.maximum(room, 1)), room)
+    start = offsets[sentence] + np.where(chunks.size[chosen] == 1, inside, 0)
     return start, np.minimum(b_length[chosen], end - start) * (others > 0)
 
 
@@ -233,7 +238,8 @@ def _end_of_segment(documents: Documents, document: np.ndarray, start: np.ndarra
 
 
 _KINDS = (
-    "short", "target", "a_end", "is_random", "sentence", "front_a", "front_b", "document", "cut", "partner", "elsewhere",
+    "short", "target", "a_end", "is_random", "sentence", "front_a", "front_b", "document", "cut", "partner",
+    "elsewhere", "inside",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ reading nothing before it.
 """
 
 import concurrent.futures
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -40,16 +41,19 @@ class Run(NamedTuple):
 def windows_of_epoch(corpus: Corpus, config: DataConfig, split: str, seed: int, epoch: int) -> list[list[Block]]:
     """The blocks of each window in the order of the epoch. Every block is in exactly one window.
 
-    A window closes once it holds `window_tokens` tokens and two documents (a pair needs two); what is left at the
-    end with fewer joins the window before it.
+    All are about equally large and hold at most `window_tokens` tokens and a block: a small rest at the end of an epoch
+    would be used up before the next window is planned. A window closes once it holds its share of the tokens and two
+    documents (a pair needs two); what is left with fewer joins the window before it.
     """
     blocks = corpus.blocks[split]
+    total = sum(block.tokens for block in blocks)
+    share = total / max(1, math.ceil(total / config.window_tokens))
     windows: list[list[Block]] = [[]]
     tokens = documents = 0
     for index in randomness.permutation(randomness.key(seed, epoch, 0, _ORDER), len(blocks)).tolist():
-        if tokens >= config.window_tokens and documents > 1:
+        if tokens >= share * len(windows) and documents > 1:
             windows.append([])
-            tokens = documents = 0
+            documents = 0
         windows[-1].append(blocks[index])
         tokens, documents = tokens + blocks[index].tokens, documents + blocks[index].documents
     if len(windows) > 1 and documents < 2:

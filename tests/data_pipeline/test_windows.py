@@ -37,12 +37,14 @@ def test_every_window_holds_two_documents_and_every_block_is_in_one(tmp_path, gr
         assert sorted(itertools.chain(*parts)) == sorted(corpus.blocks["train"])
 
 
-def test_windows_are_as_large_as_asked_for_and_no_more_than_a_block_larger(corpus):
+def test_windows_are_equally_large_and_no_larger_than_asked_for(corpus):
+    """But for a block: a small rest would be used up before the next window is planned."""
     largest = max(block.tokens for block in corpus.blocks["train"])
     for epoch in range(10):
-        *whole, _ = windows_of_epoch(corpus, CONFIG, "train", 0, epoch)
-        sizes = [sum(block.tokens for block in blocks) for blocks in whole]
-        assert all(CONFIG.window_tokens <= size < CONFIG.window_tokens + largest for size in sizes)
+        windows = windows_of_epoch(corpus, CONFIG, "train", 0, epoch)
+        sizes = [sum(block.tokens for block in blocks) for blocks in windows]
+        assert len(sizes) > 2 and max(sizes) <= CONFIG.window_tokens + largest
+        assert max(sizes) - min(sizes) <= 2 * largest
 
 
 def test_epochs_and_seeds_take_the_blocks_in_other_orders(corpus):
@@ -61,6 +63,7 @@ def test_epochs_and_seeds_take_the_blocks_in_other_orders(corpus):
 @pytest.mark.parametrize("packing", [1, 4])
 def test_a_window_holds_its_blocks_text_and_every_sequence_once(corpus, name, packing):
     config = DataConfig(sequence_length=32, window_tokens=2_000, pairing=name, packing=packing)
+    shared = 0
     for number, blocks in enumerate(windows_of_epoch(corpus, config, "train", 3, 1)):
         plan = windows.plan_window(corpus, config, blocks, (3, 1, number))
         text = join([read_block(corpus, block) for block in blocks]).tokens
@@ -72,7 +75,9 @@ def test_a_window_holds_its_blocks_text_and_every_sequence_once(corpus, name, pa
         np.testing.assert_array_equal(np.sort(plan.packed.order), np.arange(len(plan.sequences.a_start)))
         lengths = np.add.reduceat(plan.sequences.lengths[plan.packed.order], plan.packed.offsets[:-1])
         assert lengths.max() <= 32 and np.diff(plan.packed.offsets).max() <= packing
-        assert plan.rows == len(lengths) and (packing == 1 or plan.rows < len(plan.packed.order))
+        assert plan.rows == len(lengths)
+        shared += len(plan.packed.order) - plan.rows
+    assert (shared > 0) == (packing > 1)
 
 
 def test_every_window_of_every_epoch_draws_its_own_pairs_its_own_order_and_its_own_masks(corpus, monkeypatch):
