@@ -108,6 +108,13 @@ def prepare(arguments: Prepare) -> int:
 
 
 def pretrain(arguments: Pretrain) -> int:
+    from flaxbert.training.signals import stop_requested
+
+    with stop_requested() as stop:  # before the seconds, or minutes, that the rest of a launch may take
+        return _pretrain(arguments, stop)
+
+
+def _pretrain(arguments: Pretrain, stop: Callable[[], bool]) -> int:
     from data_pipeline.statistics import outlook
     from data_pipeline.store import open_corpus
 
@@ -115,7 +122,7 @@ def pretrain(arguments: Pretrain) -> int:
     experiment, facts = with_vocabulary(arguments.settings, corpus.vocab_size), _corpus_facts(corpus)
 
     from flaxbert.training.loop import check_devices, train
-    from flaxbert.training.run import begin_or_resume, check_run, describe_changes
+    from flaxbert.training.run import begin_or_resume, check_run, describe_changes, only_launch
 
     changed = check_run(arguments.workdir, experiment, facts)
     check_devices(experiment)
@@ -123,8 +130,10 @@ def pretrain(arguments: Pretrain) -> int:
     sentences = outlook(corpus, experiment.data, plan.batch_size, plan.seed, evaluated=plan.eval_every > 0)
     for sentence in [*sentences, *describe_changes(changed or {})]:
         print(sentence, file=sys.stderr)
-    begin_or_resume(arguments.workdir, experiment, facts, str(pathlib.Path(corpus.path) / "tokenizer"))
-    return STOPPED if train(experiment, arguments.workdir, _streams(corpus, experiment)).stopped else DONE
+    with only_launch(arguments.workdir):
+        begin_or_resume(arguments.workdir, experiment, facts, str(pathlib.Path(corpus.path) / "tokenizer"))
+        outcome = train(experiment, arguments.workdir, _streams(corpus, experiment), stop)
+    return STOPPED if outcome.stopped else DONE
 
 
 def doctor(arguments: Doctor) -> int:

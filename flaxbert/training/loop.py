@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ from flaxbert.training import checkpoint
 from flaxbert.training.metrics import Record, Report, flops_per_sequence, open_report, peak_flops
 from flaxbert.training.objective import summarize, zero_sums
 from flaxbert.training.optimizer import learning_rate_schedule
+from flaxbert.training.signals import stop_requested
 from flaxbert.training.step import Functions, TrainState, build_functions
 
 Batch = dict[str, np.ndarray]
@@ -65,15 +64,23 @@ def check_devices(experiment: Experiment) -> None:
         build_functions(experiment, mesh)
 
 
-def train(experiment: Experiment, workdir: str, streams: Streams) -> Outcome:
-    """Trains from the newest checkpoint of `workdir` (or from the start) to the last step or a signal."""
+def train(
+    experiment: Experiment, workdir: str, streams: Streams, stop: Callable[[], bool] | None = None
+) -> Outcome:
+    """Trains from the newest checkpoint of `workdir` (or from the start) to the last step, or until `stop` says so.
+
+    Without `stop`, a SIGTERM or SIGINT does.
+    """
     mesh = make_mesh(experiment.mesh)
     with jax.set_mesh(mesh), checkpoint.open_checkpoints(workdir, experiment.train.keep_checkpoints) as manager:
         functions = build_functions(experiment, mesh)
         restored = checkpoint.restore(manager, functions.abstract_state)
         state, position = restored if restored is not None else (functions.init(), None)
         first = int(state.step)
-        with open_report(workdir, first, experiment.train.steps) as report, _stop_requested() as stop:
+        with (
+            open_report(workdir, first, experiment.train.steps) as report,
+            contextlib.nullcontext(stop) if stop else stop_requested() as stop,
+        ):
             if restored is not None:
                 report.say(f"resumed at step {first:,}")
             return _loop(experiment, functions, streams, manager, state, position, report, stop)
@@ -105,14 +112,20 @@ def _loop(
     saved = step if position is not None else -1
     held_out: Record | None = None
     if saved == step and report.evaluated != step and _is_due(config.eval_every, step, config.steps):
-        # A signal came while this checkpoint was evaluated: the line that is missing is written now.
+        # A signal came while this checkpoint was evaluated: the line that is missing is written now, and the checkpoint
+        # again with its loss. Killed in between, the run goes on from the checkpoint before it, and is the same run.
         held_out = evaluate(experiment, functions, streams, state.params, step, stop)
         if held_out is None:
             return _stopped(report, step)
         report.record(held_out)
+        manager.delete(step)
+        _save(manager, experiment, state, position or {}, held_out)
+        manager.wait_until_finished()
     if step >= config.steps:
         report.say(f"nothing to do: the run has reached step {step:,} of {config.steps:,}")
         return Outcome(step, False)
+    if stop():
+        return _stopped(report, step)
     in_flight: list[jax.Array] = []
     batch, after = next(batches := streams.train(position))
     train_step = functions.train.lower(state, functions.put(batch)).compile()
@@ -196,23 +209,3 @@ def _train_record(experiment: Experiment, step: int, sums: dict[str, Any], inter
         "tokens_per_second": rows_per_second * length * fill,
         "mfu": None if peak is None else rows_per_second * flops / (peak * jax.device_count()),
     }
-
-
-@contextlib.contextmanager
-def _stop_requested() -> Iterator[Callable[[], bool]]:
-    """True after SIGTERM or SIGINT. A second signal ends the process at once, as if nobody had listened."""
-    received: list[int] = []
-    watched = (signal.SIGTERM, signal.SIGINT)
-
-    def listen(number: int, frame: Any) -> None:
-        if received:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        received.append(number)
-
-    before = {number: signal.signal(number, listen) for number in watched}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """A run's directory: what it holds, and whether a launch may go on with it."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -7,6 +8,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 from data_pipeline import tokenizer as tokenizers
@@ -14,6 +16,7 @@ from flaxbert.config import Experiment, from_dict
 from flaxbert.training.checkpoint import saved_steps
 
 FORMAT_VERSION = 1
+LOCK = ".lock"
 PACKAGES = ("flaxbert", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow")
 
 # What a launch may change in a run that has begun; all else would make it another run.
@@ -55,12 +58,42 @@ def begin_or_resume(workdir: str, experiment: Experiment, corpus: dict[str, Any]
     return run
 
 
+@contextlib.contextmanager
+def only_launch(workdir: str) -> Iterator[None]:
+    """Keeps a second launch of the same run out: they would delete each other's checkpoints. The system gives the lock
+    back when its holder dies, however it dies.
+    """
+    import filelock
+
+    folder = pathlib.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise ValueError(f"another launch is training in {workdir}: wait until it has ended") from None
+    try:
+        yield
+    finally:
+        if not (folder / "config.json").exists():  # no run has begun: what was made for it goes
+            (folder / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        lock.release()
+
+
 def check_run(workdir: str, experiment: Experiment, corpus: dict[str, Any]) -> dict[str, tuple[Any, Any]] | None:
     """The settings a launch would change in the run of `workdir`, old and new; None where there is no run yet.
 
-    Writes nothing. Raises ValueError with each field that differs and may not, or where the run has gone further.
+    Writes nothing. Raises ValueError with each field that differs and may not, where the run has gone further, and for
+    a folder that holds something else.
     """
-    if not (pathlib.Path(workdir) / "config.json").exists():
+    folder = pathlib.Path(workdir)
+    if not (folder / "config.json").exists():
+        own = ("tokenizer", ".config.json.tmp", LOCK)  # left by a launch that was killed before it had begun
+        strange = [path.name for path in folder.iterdir() if path.name not in own] if folder.exists() else []
+        if strange:
+            raise ValueError(f"{folder} is not empty and not a run's directory: it holds {strange[0]}")
         return None
     old = read_run(workdir)
     before, now = _settings(old.experiment, old.corpus), _settings(experiment, corpus)
@@ -130,10 +163,6 @@ def _copy_tokenizer(folder: pathlib.Path, tokenizer_folder: str, fingerprint: st
             f"expected {fingerprint[:12]}"
         )
     target = folder / "tokenizer"
-    own = (target.name, ".config.json.tmp")  # left by a launch that was killed here
-    strange = [path.name for path in folder.iterdir() if path.name not in own] if folder.exists() else []
-    if strange:
-        raise ValueError(f"{folder} is not empty and not a run's directory: it holds {strange[0]}")
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(tokenizer_folder, target)

@@ -133,7 +133,7 @@ def test_a_run_killed_three_times_and_stopped_once_ends_bit_equal_to_one_left_al
 
 
 def test_a_run_directory_holds_what_the_design_says(uninterrupted):
-    assert {path.name for path in uninterrupted.iterdir()} == {
+    assert {path.name for path in uninterrupted.glob("[!.]*")} == {
         "config.json", "checkpoints", "metrics.jsonl", "tensorboard", "tokenizer"
     }  # fmt: skip
     assert {line["split"] for line in lines(uninterrupted)} == {"train", "validation"}
@@ -278,6 +278,15 @@ def test_devices_that_cannot_carry_the_run_are_found_out_before_its_directory_is
 def begun(uninterrupted, tmp_path):
     """A copy of a run, to be spoilt."""
     return pathlib.Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+
+
+def test_a_signal_while_a_run_is_launched_is_answered_as_one_while_it_trains(corpora, tmp_path):
+    process = flaxbert(*launch(corpora / "first", tmp_path / "run"))
+    while not process.stderr.readline().startswith("corpus:"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    status, said = finish(process)
+    assert status == 75 and "stopped before the first step" in said
 
 
 def test_the_directory_of_another_run_is_refused(refused, corpora, begun):

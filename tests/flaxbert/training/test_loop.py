@@ -156,6 +156,8 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(uninterrupted, 
     assert checkpoints(tmp_path)[-1] == step
     assert train(experiment, str(tmp_path), streams) == Outcome(12, False)
     assert_same_run(tmp_path, uninterrupted)
+    with open_checkpoints(str(tmp_path), 3) as manager:
+        assert "loss" in manager.metrics(step), "the best checkpoint is chosen among all that were evaluated"
 
 
 def test_work_is_said_to_be_saved_when_it_is(tmp_path, experiment, streams_of, monkeypatch):
@@ -189,8 +191,8 @@ def test_a_signal_before_the_first_step_stops_too(tmp_path, experiment, streams_
 def test_a_second_signal_ends_the_process_at_once(first, second):
     code = f"""
 import os, signal
-from flaxbert.training.loop import _stop_requested
-with _stop_requested() as stop:
+from flaxbert.training.signals import stop_requested
+with stop_requested() as stop:
     assert not stop()
     os.kill(os.getpid(), signal.{first})
     assert stop()

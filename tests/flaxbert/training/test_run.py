@@ -8,7 +8,7 @@ import pytest
 from data_pipeline import tokenizer_training
 from flaxbert.config import Experiment, from_dict
 from flaxbert.training import run
-from flaxbert.training.run import MAY_CHANGE, begin_or_resume, check_run, describe_changes, read_run
+from flaxbert.training.run import MAY_CHANGE, begin_or_resume, check_run, describe_changes, only_launch, read_run
 
 SENTENCES = ["the quick brown fox jumps over the lazy dog", "a function takes arguments and returns a value"] * 5
 
@@ -142,6 +142,22 @@ def test_a_run_does_not_end_before_the_step_it_has_reached(begun, experiment, co
     with pytest.raises(ValueError, match="train.steps 11 lies before step 12"):
         begin_or_resume(str(begun), with_field(experiment, "train.steps", 11), corpus, tokenizer[0])
     assert snapshot(begun) == before
+
+
+def test_a_second_launch_of_a_run_is_refused_while_the_first_one_trains(begun):
+    before = snapshot(begun)
+    with only_launch(str(begun)):
+        with pytest.raises(ValueError, match="another launch is training in"):
+            with only_launch(str(begun)):
+                pytest.fail("two at once")
+    with only_launch(str(begun)):
+        assert snapshot(begun).keys() - before.keys() <= {".lock"}
+
+
+def test_a_launch_that_does_not_begin_a_run_leaves_no_trace(tmp_path):
+    with pytest.raises(ValueError, match="no run"), only_launch(str(tmp_path / "run")):
+        raise ValueError("no run")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["fingerprint", "tokenizer_fingerprint"])
