@@ -9,7 +9,8 @@ LONGEST_SEQUENCE = 16_384
 """Tokens. Columns, sequence numbers and random bits of a row share 32 bits while masking."""
 
 PACKED_PREDICTIONS = 3
-"""Places for predictions in a packed row beyond those of one sequence that fills it."""
+"""Places for predictions in a packed row beyond those of one sequence that fills it: each sequence rounds for itself.
+Many to a row, each at least one, need more: a fourth of `data.packing`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,8 @@ class PrepareConfig:
             raise ValueError(f"vocab_size {self.vocab_size} is too small: expected at least 16")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction {self.validation_fraction} is not in [0, 1)")
-        if self.shard_megabytes <= 0:
-            raise ValueError(f"shard_megabytes {self.shard_megabytes} is not positive")
+        if not math.isfinite(self.shard_megabytes) or self.shard_megabytes <= 0:
+            raise ValueError(f"shard_megabytes {self.shard_megabytes} is not positive and finite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,4 +114,5 @@ class DataConfig:
         if self.max_predictions is not None:
             return self.max_predictions
         one = max(1, math.ceil(self.sequence_length * self.mask_rate))
-        return one if self.packing == 1 else min(one + PACKED_PREDICTIONS, self.sequence_length)
+        slack = 0 if self.packing == 1 else max(PACKED_PREDICTIONS, self.packing // 4)
+        return min(one + slack, self.sequence_length)

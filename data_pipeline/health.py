@@ -19,6 +19,7 @@ from data_pipeline.repeats import (
 from data_pipeline.statistics import unigram_entropy
 from data_pipeline.store import TOKENIZER_FOLDER, Corpus, open_corpus
 from data_pipeline.tokenizer import SPECIAL_PIECES, Tokenizer, load
+from data_pipeline.word_starts import may_be_a_word
 
 PACKING = 8
 """`data.packing` of the packed rows: beyond it hardly any row has room left."""
@@ -209,7 +210,8 @@ def _vocabulary(corpus: Corpus, tokenizer: Tokenizer, counts: np.ndarray) -> Voc
 def _single_letters(pieces: list[str]) -> np.ndarray:
     """[V] bool, with or without the mark that says whether a word begins."""
     bare = [piece.removeprefix("##").removeprefix("\u2581") for piece in pieces]
-    return np.array([len(text) == 1 and unicodedata.category(text) in ("Ll", "Lu", "Lt") for text in bare])
+    letters = (len(text) == 1 and unicodedata.category(text).startswith("L") for text in bare)
+    return np.array([letter and not may_be_a_word(text) for letter, text in zip(letters, bare)])
 
 
 def _stream(corpus: Corpus, config: DataConfig, batch_size: int) -> Stream:

@@ -62,7 +62,8 @@ _OPEN: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 def _close_all() -> None:
     """Ends the streams that are still open while there is an interpreter: TensorFlow's threads wait for one forever."""
     for stream in list(_OPEN):
-        stream.close()
+        with contextlib.suppress(ValueError):  # a daemon thread is inside of it
+            stream.close()
 
 
 def _delivered(

@@ -22,6 +22,11 @@ def word_starts(kind: str, pieces: list[str]) -> np.ndarray:
     return np.array([piece.startswith(_SPACE_MARK) or _stands_alone(piece) for piece in pieces])
 
 
+def may_be_a_word(letter: str) -> bool:
+    """Whether one character of its script may well be a word: an ideograph, a syllable, a letter of unspaced text."""
+    return unicodedata.name(letter, "").startswith((*_UNSPACED, "HANGUL"))
+
+
 def _stands_alone(piece: str) -> bool:
     first = piece[:1]
     if not first or piece == "[UNK]":

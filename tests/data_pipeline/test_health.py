@@ -155,11 +155,10 @@ def test_the_vocabulary_s_use_is_that_of_a_plain_count(mixed):
     assert words.rank_counts[-1] == min(counts.values()) and words.ranks[-1] == len(counts)
 
 
-@pytest.mark.parametrize("letter", ["漢", "か", "ก", "7", ",", "ب"])
-def test_only_letters_of_alphabets_with_capitals_count_as_single(letter):
-    assert health._single_letters([letter, f"##{letter}", "a", "##é", "▁ж", "▁", "ab"]).tolist() == [
-        False, False, True, True, True, False, False
-    ]  # fmt: skip
+@pytest.mark.parametrize("letter", ["漢", "か", "ก", "한", "7", ","])
+def test_only_letters_of_scripts_in_which_a_word_takes_more_than_one_count_as_single(letter):
+    pieces = [letter, f"##{letter}", "a", "##é", "▁ж", "ب", "ש", "##क", "▁", "ab"]
+    assert health._single_letters(pieces).tolist() == [False] * 2 + [True] * 6 + [False] * 2
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
