@@ -27,8 +27,10 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def find_files(name: str, wanted: Callable[[str], bool]) -> list[str]:
+def find_files(name: str, wanted: Callable[[str], bool], left_out: str = "") -> list[str]:
     """The files that a path, URL or glob stands for, in order. Of folders the wanted ones, hidden ones left out.
+
+    Of what a local folder or glob holds, what lies below the folder `left_out` is none: prepare's own output.
 
     Raises ValueError for a name that stands for nothing.
     """
@@ -43,9 +45,17 @@ def find_files(name: str, wanted: Callable[[str], bool]) -> list[str]:
         else:
             for match in [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True)):
                 files += _visible(match, _walk(match), wanted) if os.path.isdir(match) else [match]
-    if not files:
-        raise ValueError(f"no file matches {name!r}")
-    return files
+    outside = files if is_remote(name) or os.path.isfile(name) else _outside(files, left_out)
+    if not outside:
+        raise ValueError(f"no file matches {name!r}" + (f" outside of the output folder {left_out}" if files else ""))
+    return outside
+
+
+def _outside(files: list[str], left_out: str) -> list[str]:
+    if not left_out:
+        return files
+    inside = os.path.join(os.path.realpath(left_out), "")
+    return [path for path in files if not os.path.realpath(path).startswith(inside)]
 
 
 def _matches(system: Any, pattern: str) -> list[str]:
@@ -109,14 +119,17 @@ def open_file(path: str) -> BinaryIO:
 def _reaching(path: str) -> Iterator[None]:
     try:
         yield
-    except ValueError:
-        raise
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ValueError(f"{path} cannot be read: {error.strerror or _in_one_line(error)}") from error
     except Exception as error:  # each remote file system has errors of its own
-        if not is_remote(path):
+        # What names the file is a sentence of ours, or as good as one.
+        if not is_remote(path) or (isinstance(error, ValueError) and path in str(error)):
             raise
-        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {_in_one_line(error)}") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -20,7 +20,7 @@ from data_pipeline.store import (
     MANIFEST, SPLITS, TOKENIZER_FOLDER, canonical_digest, file_digest, open_corpus, write_json, write_manifest
 )
 from data_pipeline.tokenizer import Tokenizer, load
-from data_pipeline.work_folder import check_same, read_json, work_folder
+from data_pipeline.work_folder import SAMPLE, check_same, read_json, remove_leftovers, work_folder
 
 _VERSIONED = ("numpy", "pyarrow", "sentencepiece", "sentencex", "tokenizers")
 
@@ -64,9 +64,12 @@ def prepare(
     size = None
     if not (folder / MANIFEST).exists():
         with work_folder(folder, plan.state()) as work:
-            size = _run(config, plan, sources, work, chosen, Progress(progress))
+            if work is not None:
+                size = _run(config, plan, sources, work, chosen, Progress(progress))
     manifest = open_corpus(folder).manifest
     check_same(f"{folder} holds a corpus", manifest, plan.state())
+    if size is None:
+        remove_leftovers(folder)
     summary = Summary(folder, manifest, time.monotonic() - begin, (size or 0) / 1e6, size is None)
     if progress:
         print("\n".join(summary_lines(summary)))
@@ -80,7 +83,7 @@ def _sources(inputs: list[str], text_field: str, folder: Path) -> list[Source]:
         if name == python_docs.NAME and not Path(name).exists():
             sources.append(Source(str(folder / python_docs.FILE), "text", 0, 0))
         else:
-            sources += find_sources([name], text_field)
+            sources += find_sources([name], text_field, left_out=str(folder))
     unique = {identity(source): source for source in sources}
     if not unique:
         raise ValueError("no input is given: expected files, folders, globs or python-docs")
@@ -177,7 +180,7 @@ def _make_tokenizer(
     progress: Progress,
 ) -> dict[str, Any] | None:
     """Puts the tokenizer into the folder unless it is there. Returns what it was trained on, None if it was loaded."""
-    target, note = work.parent / TOKENIZER_FOLDER, work / "sample.json"
+    target, note = work.parent / TOKENIZER_FOLDER, work / SAMPLE
     if plan.tokenizer is not None:
         plan.tokenizer.save(target)
         return None

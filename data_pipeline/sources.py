@@ -46,8 +46,9 @@ class Range(NamedTuple):
     size: int
 
 
-def find_sources(inputs: Iterable[str], text_field: str = "text") -> list[Source]:
-    """The files that inputs name, in order, each once. Folders are searched through, hidden files left out.
+def find_sources(inputs: Iterable[str], text_field: str = "text", left_out: str = "") -> list[Source]:
+    """The files that inputs name, in order, each once. Folders are searched through, hidden files left out, and so is
+    the folder `left_out`.
 
     Raises ValueError for an input that names nothing or something that cannot be read, and for a Parquet file or TFDS
     split without the text field.
@@ -57,7 +58,7 @@ def find_sources(inputs: Iterable[str], text_field: str = "text") -> list[Source
         if name.startswith("tfds:") and not os.path.exists(name):
             found = [_split(name, text_field)]
         else:
-            found = [_file(path, text_field) for path in find_files(name, _is_wanted)]
+            found = [_file(path, text_field) for path in find_files(name, _is_wanted, left_out)]
         for source in found:
             sources.setdefault(identity(source), source)
     return list(sources.values())

@@ -66,7 +66,8 @@ def _explain(error: str, vocab_size: int) -> str:
     if found := re.search(r"smaller than required_chars.*?(\d+) vs (\d+)", error, re.DOTALL):
         return _too_small(vocab_size, int(found[2]))
     if found := re.search(r"Vocabulary size too high.*?<= (\d+)", error, re.DOTALL):
-        return f"vocab_size {vocab_size} is more than this text supports: expected at most {found[1]}"
+        most = f"expected at most {found[1]}, which --vocab-size sets"
+        return f"vocab_size {vocab_size} is more than this text supports: {most}"
     return f"training the tokenizer failed, perhaps for want of text: {error}"
 
 

@@ -10,7 +10,7 @@ _NO_ROOM = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if ha
 
 
 class Unfinished(ValueError):
-    """prepare stopped; the same command goes on from there. Other errors of a first run leave nothing behind."""
+    """prepare stopped; the same command goes on from there, even where nothing was finished yet."""
 
 
 @contextlib.contextmanager

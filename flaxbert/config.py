@@ -1,6 +1,7 @@
 """The settings of a run: frozen dataclasses, checked when built. Defaults are BERT-base as the paper trains it."""
 
 import dataclasses
+import math
 import typing
 from typing import Any, Literal
 
@@ -12,6 +13,16 @@ VOCABULARY_MULTIPLE = 128  # matrix units like a vocabulary of whole tiles; the 
 def _positive(section: str, name: str, value: float) -> None:
     if not value > 0:
         raise ValueError(f"{section}.{name} {value} is not positive")
+
+
+def _not_negative(section: str, name: str, value: float) -> None:
+    if value < 0:
+        raise ValueError(f"{section}.{name} {value} is negative")
+
+
+def _finite(section: str, name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"{section}.{name} {value} is not a finite number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +58,9 @@ class ModelConfig:
             _positive("model", "vocab_size", self.vocab_size)
         if self.feed_forward_size is not None:
             _positive("model", "feed_forward_size", self.feed_forward_size)
+        for name in ("initializer_range", "layer_norm_epsilon"):
+            _finite("model", name, getattr(self, name))
+            _not_negative("model", name, getattr(self, name))
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}"
@@ -101,11 +115,12 @@ class OptimizerConfig:
     """Largest global gradient norm."""
 
     def __post_init__(self) -> None:
+        for name in ("learning_rate", "weight_decay", "epsilon", "clip_norm", "b1", "b2"):
+            _finite("optimizer", name, getattr(self, name))
         for name in ("learning_rate", "epsilon", "clip_norm"):
             _positive("optimizer", name, getattr(self, name))
         for name in ("warmup_steps", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"optimizer.{name} {getattr(self, name)} is negative")
+            _not_negative("optimizer", name, getattr(self, name))
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name} {getattr(self, name)} is not in [0, 1)")
@@ -152,8 +167,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             _positive("train", name, getattr(self, name))
-        if self.eval_every < 0:
-            raise ValueError(f"train.eval_every {self.eval_every} is negative")
+        _not_negative("train", "eval_every", self.eval_every)
         if self.eval_batches is not None:
             _positive("train", "eval_batches", self.eval_batches)
 

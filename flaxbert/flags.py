@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import runpy
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,10 +64,7 @@ def load_experiment(name: str) -> Experiment:
     if name.endswith(".py") or os.sep in name:
         if not pathlib.Path(name).is_file():
             raise ValueError(f"no such experiment file: {name}")
-        try:
-            found = runpy.run_path(name).get("EXPERIMENT")
-        except Exception as error:  # whatever a user's file may raise
-            raise ValueError(f"experiment file {name} cannot be run: {type(error).__name__}: {error}") from error
+        found = _run_file(name).get("EXPERIMENT")
     elif not name.isidentifier() or importlib.util.find_spec(f"experiments.{name}") is None:
         folder = pathlib.Path(importlib.import_module("experiments").__path__[0])
         known = ", ".join(sorted(path.stem for path in folder.glob("[!_]*.py")))
@@ -76,3 +74,18 @@ def load_experiment(name: str) -> Experiment:
     if not isinstance(found, Experiment):
         raise ValueError(f"{name} does not define EXPERIMENT, a flaxbert.config.Experiment")
     return found
+
+
+def _run_file(name: str) -> dict[str, Any]:
+    """The names that a user's file defines. It can import its neighbours, as it could under `python FILE`."""
+    folder = str(pathlib.Path(name).resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        return runpy.run_path(name)
+    except SystemExit as stop:
+        raise ValueError(f"experiment file {name} cannot be run: it ends the program, with {stop.code or 0}") from stop
+    except Exception as error:  # whatever a user's file may raise
+        raise ValueError(f"experiment file {name} cannot be run: {type(error).__name__}: {error}") from error
+    finally:
+        with contextlib.suppress(ValueError):  # the file may have taken it away itself
+            sys.path.remove(folder)

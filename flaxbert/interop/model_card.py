@@ -10,8 +10,8 @@ _RESULTS = (
     ("mlm_loss", "masked-token loss (nat)", ".4f"),
     ("perplexity", "masked-token perplexity", ".2f"),
     ("mlm_accuracy", "masked-token accuracy", ".4f"),
-    ("nsp_loss", "next-sentence loss (nat)", ".4f"),
-    ("nsp_accuracy", "next-sentence accuracy", ".4f"),
+    ("nsp_loss", "{pairs} loss (nat)", ".4f"),
+    ("nsp_accuracy", "{pairs} accuracy", ".4f"),
 )
 _SMALL = 50_000_000
 
@@ -29,6 +29,8 @@ class Facts(NamedTuple):
     """Names and values to show."""
     results: dict[str, Any]
     """A validation line of metrics.jsonl; empty where the run was never evaluated."""
+    changes: tuple[dict[str, Any], ...] = ()
+    """`RunConfig.changes`: what later launches changed, each with the `step` from which on."""
 
 
 def model_card(facts: Facts) -> str:
@@ -58,7 +60,7 @@ def _header(facts: Facts) -> str:
             dataset_name=f"{corpus} (held-out documents)",
             dataset_split="validation",
             metric_type=key,
-            metric_name=name,
+            metric_name=name.format(pairs=_pairs(facts)),
             metric_value=round(float(facts.results[key]), 6),
         )
         for key, name, _ in _RESULTS
@@ -73,6 +75,11 @@ def _header(facts: Facts) -> str:
         eval_results=measured or None,
     )
     return data.to_yaml()
+
+
+def _pairs(facts: Facts) -> str:
+    """What the labels of the pairs tell: the keys of metrics.jsonl say `nsp` of both."""
+    return "sentence-order" if facts.experiment.data.pairing == "sop" else "next-sentence"
 
 
 def _is_measured(facts: Facts, key: str) -> bool:
@@ -93,11 +100,26 @@ def _introduction(facts: Facts) -> str:
 
 def _recipe(facts: Facts) -> str:
     steps = f"These weights are those of step {facts.step:,} of {facts.experiment.train.steps:,}."
+    changes = "".join(f"- {change}\n" for change in _changes(facts))
+    steps += f"\n\n{changes}".rstrip()
     return f"## Recipe\n\n{steps}\n\n" + _table("setting", _flat(dataclasses.asdict(facts.experiment)))
 
 
+def _changes(facts: Facts) -> list[str]:
+    return [
+        f"From step {change['step']:,} on, {name} was {_cell(new)} instead of {_cell(old)}"
+        for change in facts.changes
+        for name, (old, new) in change["settings"].items()
+    ]
+
+
 def _results(facts: Facts) -> str:
-    rows = {name: format(facts.results[key], form) for key, name, form in _RESULTS if _is_measured(facts, key)}
+    pairs = _pairs(facts)
+    rows = {
+        name.format(pairs=pairs): format(facts.results[key], form)
+        for key, name, form in _RESULTS
+        if _is_measured(facts, key)
+    }
     if not rows:
         return "## Results\n\nThis run was not evaluated: nothing is known of its quality."
     step = facts.results.get("step", facts.step)
@@ -106,7 +128,7 @@ def _results(facts: Facts) -> str:
     where += f", up to {batches} batches of them:" if batches else ", all of them:"
     if _is_measured(facts, "nsp_random"):
         random = facts.results["nsp_random"]
-        rows["for comparison: always saying the commoner next-sentence label"] = format(max(random, 1 - random), ".4f")
+        rows[f"for comparison: always saying the commoner {pairs} label"] = format(max(random, 1 - random), ".4f")
     return f"## Results\n\n{where}\n\n" + _table("measure", rows)
 
 

@@ -30,6 +30,7 @@ def export(run: str, output: str, step: int | None = None) -> None:
         corpus=_corpus(settings.corpus),
         tokenizer=_tokenizer(folder / "tokenizer"),
         results=held_out_results(folder / "metrics.jsonl", found),
+        changes=tuple(settings.changes),
     )
     huggingface.export(model.params, model.config, folder / "tokenizer", output, model_card(facts))
     _report(output, found)
@@ -59,13 +60,13 @@ def held_out_results(path: Path, step: int) -> dict[str, Any]:
     """The last validation line of metrics.jsonl up to `step`; empty where there is none."""
     last: dict[str, Any] = {}
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 values = json.loads(line)
-            except ValueError:
-                continue  # a line cut short by a kill
-            if values.get("split") == "validation" and values.get("step", math.inf) <= step:
-                last = values
+                if values["split"] == "validation" and values["step"] <= step:
+                    last = values
+            except (ValueError, KeyError, TypeError):
+                continue  # cut short by a kill, or edited
     return last
 
 

@@ -20,15 +20,17 @@ VOCAB_SIZE = 2_000  # small, so that each entry is seen often in the few minutes
 
 
 def commands(folder: str) -> list[list[str]]:
-    """The commands of the tour, as a user would type them. Taken again, it does not export what has been exported."""
+    """The commands of the tour, as a user would type them. Taken again, it neither exports nor prepares once more: the
+    packages whose documentation is the corpus may have changed since.
+    """
     root = pathlib.Path(folder)
     corpus, run, export = (str(root / name) for name in (CORPUS, RUN, EXPORT))
-    tour = [
-        ["prepare", "python-docs", "--output", corpus, "--vocab-size", str(VOCAB_SIZE), "--validation-fraction=0.05"],
-        ["pretrain", "quickstart", "--corpus", corpus, "--workdir", run],
-        ["fill-mask", run, *QUESTIONS],
-    ]
-    return tour if (root / EXPORT).exists() else [*tour, ["export", run, export]]
+    prepare = ["prepare", "python-docs", "--output", corpus]
+    prepare += ["--vocab-size", str(VOCAB_SIZE), "--validation-fraction=0.05"]
+    middle = [["pretrain", "quickstart", "--corpus", corpus, "--workdir", run], ["fill-mask", run, *QUESTIONS]]
+    first = [] if (root / CORPUS / "dataset.json").exists() else [prepare]
+    last = [] if (root / EXPORT).exists() else [["export", run, export]]
+    return first + middle + last
 
 
 def corpus_folder(folder: str) -> str:

@@ -123,17 +123,26 @@ def _tensorboard(folder: pathlib.Path, first_step: int) -> Iterator[Callable[[Re
 
     def write(record: Record) -> None:
         for name, value in record.items():
-            if name not in ("step", "split") and value is not None:
+            if name not in ("step", "split") and _written(value) is not None:
                 writer.add_scalar(f"{record['split']}/{name}", value, record["step"])
 
     with contextlib.closing(writer):
         yield write
 
 
+class _Console(Console):
+    """A console that nobody need listen to: rich's own ends the program where the reader of its pipe has gone."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with contextlib.suppress(OSError):  # what is left in the buffer would fail once more at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 @contextlib.contextmanager
 def _console(first_step: int, steps: int) -> Iterator[Report]:
     """A live line on a terminal, else a plain line for each record."""
-    console = Console(stderr=True, highlight=False)
+    console = _Console(stderr=True, highlight=False)
     if not console.is_terminal:
         yield Report(
             lambda step: None,

@@ -1,6 +1,7 @@
 """Duplicates: found as a plain loop over the whole corpus finds them, whoever did the work and however it was cut."""
 
 import dataclasses
+import json
 import random
 import signal
 import subprocess
@@ -138,6 +139,16 @@ def test_blank_lines_are_no_duplicates_and_white_space_at_their_ends_makes_no_di
     assert Sieve(repeated).kept(text) == text.replace(b"  one\n", b"")
 
 
+def test_white_space_around_lines_and_documents_makes_no_difference_to_documents(tmp_path, config):
+    copies = ["One.\nTwo.", "One. \nTwo.", "One.\nTwo.\n", " One.\n\nTwo. \n\t", "One.\nTwo.\n\u3000\n"]
+    texts = [*copies, "One. Two.", "Two.\nOne."]
+    source = tmp_path / "copies.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = run(config, source, tmp_path / "c", drop_duplicates="documents").manifest
+    assert found["duplicates"]["documents"] == {"read": 7, "repeated": 4}
+    assert sum(found["counts"][split]["documents"] for split in ("train", "validation")) == 3
+
+
 def test_no_more_digests_than_a_part_are_compared_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "PART", 500)
     totals, sizes, compare = [], [], duplicates._compare
@@ -183,7 +194,7 @@ def test_a_killed_prepare_goes_on_where_it_stopped(tmp_path, config, source, ste
     kept = {path: path.stat().st_mtime_ns for path in [*made, *(tmp_path / "c").glob("*.parquet")]}
     assert len(kept) >= 2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_pipeline.work_folder.shutil.rmtree", lambda *_: None)
+        patch.setattr("data_pipeline.work_folder.shutil.rmtree", lambda *_, **__: None)
         finished = run(config, source, tmp_path / "c")
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     assert shards(finished.path) == shards(run(config, source, tmp_path / "whole").path)

@@ -86,6 +86,17 @@ def test_what_a_remote_file_system_raises_becomes_one_sentence(root, monkeypatch
         list(read_documents(shards[0][0]))
 
 
+def test_a_value_error_of_a_remote_file_system_becomes_one_sentence_that_names_the_file(root, monkeypatch):
+    def fails(*_, **__):
+        raise ValueError("The server doesn't appear to support range requests.\nOpen with block_size=0")
+
+    ((part,),) = plan_shards(find_sources([f"{root}/a.txt"]), 1.0)
+    monkeypatch.setattr(type(fsspec.core.url_to_fs(root)[0]), "_open", fails)
+    sentence = r"^\w+://.*/a.txt cannot be read: ValueError: The server doesn't .* requests. Open with block_size=0$"
+    with pytest.raises(ValueError, match=sentence):
+        list(read_documents(part))
+
+
 def test_a_corpus_is_prepared_from_urls_and_a_changed_file_is_noticed(root, tmp_path, tokenizer):
     config = PrepareConfig(tokenizer=tokenizer, validation_fraction=0.0)
 

@@ -1,8 +1,10 @@
-"""prepare: text in, a corpus out, the same for any workers, killed or not; bad input leaves nothing behind."""
+"""prepare: text in, a corpus out, the same for any workers, killed or not; bad input takes no finished work with it."""
 
 import dataclasses
 import gzip
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,13 +190,13 @@ def refuses(message, config, inputs, output, workers=1):
     assert "\n" not in str(caught.value)
 
 
-def test_bad_input_leaves_no_folder_behind(tmp_path, source, loaded):
+def test_bad_input_before_anything_is_finished_leaves_no_folder_behind(tmp_path, source, loaded):
     bad = {"bad.txt": b"text \xff", "empty.txt": b"", "blank.txt": b"\n \n\t\n", "bad.jsonl": b'{"t": 1}\n'}
     for name, data in bad.items():
         (tmp_path / name).write_bytes(data)
     for config in (CONFIG, loaded):
         for inputs, message in (
-            ([source, tmp_path / "bad.txt"], "bad.txt is not UTF-8 at byte 5"),
+            ([tmp_path / "bad.txt", source], "bad.txt is not UTF-8 at byte 5"),
             ([tmp_path / "bad.jsonl"], "bad.jsonl, line 1: no field 'text'"),
             ([tmp_path / "empty.txt"], "the corpus is empty"),
             ([tmp_path / "blank.txt"], "the corpus is empty"),
@@ -203,13 +205,67 @@ def test_bad_input_leaves_no_folder_behind(tmp_path, source, loaded):
         ):
             refuses(message, config, inputs, tmp_path / "c")
             assert not (tmp_path / "c").exists()
-    refuses("bad.txt is not UTF-8", loaded, [source, tmp_path / "bad.txt"], tmp_path / "c", workers=2)
     small = dataclasses.replace(CONFIG, vocab_size=20)
     refuses("vocab_size 20 is smaller than the alphabet", small, [source], tmp_path / "c")
     refuses("vocab_size 20 is smaller", small, [source], tmp_path / "c", workers=2)
     refuses("no such file or folder", dataclasses.replace(CONFIG, tokenizer="nothing"), [source], tmp_path / "c")
     refuses("workers 0 is not positive", CONFIG, [source], tmp_path / "c", workers=0)
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_first_run_that_cannot_read_its_last_file_keeps_what_is_finished(tmp_path, source, loaded, workers):
+    inputs = [source, tmp_path / "last.txt"]
+    (tmp_path / "last.txt").write_bytes(b"text \xff" * 4_000)
+    refuses("last.txt is not UTF-8", loaded, inputs, tmp_path / "c", workers)
+    records = (tmp_path / "c" / ".prepare").glob("shard-*.json")
+    names = [name for path in records for name in (path.name, *shard_names(path))]
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("*") if path.name in names}
+    assert len(finished) >= 3 and not list((tmp_path / "c").rglob("*.partial"))
+    before = os.stat(tmp_path / "last.txt")
+    (tmp_path / "last.txt").write_bytes(b"text ?" * 4_000)
+    os.utime(tmp_path / "last.txt", ns=(before.st_atime_ns, before.st_mtime_ns))  # as if a disk had failed to read it
+    run(loaded, inputs, tmp_path / "c", workers)
+    shards = {path: path.stat().st_mtime_ns for path in finished if path.suffix == ".parquet"}
+    assert len(shards) >= 2 and shards == {path: finished[path] for path in shards}
+    assert content(tmp_path / "c") == content(run(loaded, inputs, tmp_path / "whole").path)
+
+
+def shard_names(record):
+    return [shard["name"] for shard in json.loads(record.read_bytes())["shards"].values()]
+
+
+def test_a_first_run_that_fails_after_training_keeps_the_tokenizer(tmp_path, source, monkeypatch):
+    def fails(*_):
+        raise ValueError("https://a.org/b.txt cannot be read: the connection was reset")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_pipeline.shards.read_documents", fails)
+        refuses("the connection was reset", CONFIG, [source], tmp_path / "c")
+    monkeypatch.setattr("data_pipeline.prepare.train_on_sample", fails)
+    assert run(CONFIG, [source], tmp_path / "c").manifest["tokenizer"]["trained_on"]
+
+
+def test_an_output_folder_inside_an_input_folder_is_no_input(tmp_path, source, loaded, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text(open(source).read())
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    expected = content(run(loaded, [tmp_path / "data" / "a.txt"], tmp_path / "whole").path)
+    monkeypatch.chdir(tmp_path / "data")
+    for inputs in ["."], [tmp_path / "link"], ["**"]:
+        assert not run(loaded, inputs, "corpus").finished_before
+        assert run(loaded, inputs, "corpus").finished_before
+        assert content(tmp_path / "data" / "corpus") == expected
+        shutil.rmtree("corpus")
+    (tmp_path / "data" / "corpus").mkdir()
+    (tmp_path / "data" / "corpus" / "b.txt").write_text("text")
+    refuses("no file matches 'corpus' outside of the output folder corpus", loaded, ["corpus"], "corpus")
+
+
+@pytest.mark.parametrize("megabytes", [float("inf"), float("nan"), 0.0])
+def test_shards_of_no_possible_size_are_refused(megabytes):
+    with pytest.raises(ValueError, match=f"^shard_megabytes {megabytes} is not positive and finite$"):
+        PrepareConfig(shard_megabytes=megabytes)
 
 
 def test_a_folder_of_other_things_is_refused_and_kept(tmp_path, source, loaded):

@@ -14,7 +14,7 @@ import pytest
 from data_pipeline.config import PrepareConfig
 from data_pipeline.prepare import prepare
 from data_pipeline.tokenizer_training import train
-from data_pipeline.work_folder import work_folder
+from data_pipeline.work_folder import WORK, work_folder
 
 DOCUMENTS = [f"The {name} has {index} moons. Each of them is {index * 7} miles wide." for index, name in enumerate(
     ["first planet", "second planet", "red giant", "small star", "old comet", "far world"] * 20)]  # fmt: skip
@@ -119,6 +119,35 @@ def test_work_of_a_newer_version_is_refused_and_kept(tmp_path, config, source, m
     before = files(tmp_path / "c")
     refuses("unfinished corpus of another version of this software", config, source, tmp_path / "c")
     assert files(tmp_path / "c") == before
+
+
+def test_work_of_a_newer_version_with_other_keys_is_refused_and_kept(tmp_path, config, source):
+    stop_before_the_manifest(config, source, tmp_path / "c")
+    (tmp_path / "c" / WORK / "state.json").write_text('{"format_version": 99, "plan": {}}')
+    before = files(tmp_path / "c")
+    refuses("unfinished corpus of another version of this software", config, source, tmp_path / "c")
+    assert files(tmp_path / "c") == before
+
+
+def test_a_corpus_that_another_prepare_finishes_meanwhile_is_kept(tmp_path, config, source, monkeypatch):
+    def after_another(folder, state):
+        monkeypatch.undo()
+        run(config, source, folder)
+        return work_folder(folder, state)
+
+    expected = shards(run(config, source, tmp_path / "whole").path)
+    monkeypatch.setattr("data_pipeline.prepare.work_folder", after_another)
+    finished = run(config, source, tmp_path / "c")
+    assert finished.finished_before and shards(tmp_path / "c") == expected
+    assert not (tmp_path / "c" / WORK).exists()
+
+
+def test_what_a_kill_at_the_very_end_left_is_removed_by_the_next_run(tmp_path, config, source):
+    finished = files(run(config, source, tmp_path / "c").path)
+    (tmp_path / "c" / WORK / "digests").mkdir(parents=True)
+    (tmp_path / "c" / WORK / "digests" / "lines-00000-00000.run").write_bytes(b"left")
+    assert run(config, source, tmp_path / "c").finished_before
+    assert not (tmp_path / "c" / WORK).exists() and files(tmp_path / "c") == finished
 
 
 def test_a_finished_corpus_of_a_newer_version_is_refused_and_kept(tmp_path, config, source):

@@ -32,6 +32,20 @@ def test_presets_have_the_published_sizes(name, layers, hidden, heads):
     assert model.max_length == 512
 
 
+NOT_NUMBERS = [float("nan"), float("inf"), -float("inf")]
+
+
+@pytest.mark.parametrize("value", NOT_NUMBERS)
+@pytest.mark.parametrize("kind, section, names", [
+    (ModelConfig, "model", ["initializer_range", "layer_norm_epsilon"]),
+    (OptimizerConfig, "optimizer", ["learning_rate", "weight_decay", "epsilon", "clip_norm", "b1", "b2"]),
+])  # fmt: skip
+def test_a_number_that_is_none_is_refused(kind, section, names, value):
+    for name in names:
+        with pytest.raises(ValueError, match=rf"^{section}\.{name} {value} is not a finite number$"):
+            kind(**{name: value})
+
+
 @pytest.mark.parametrize("build, words", [
     (lambda: ModelConfig(hidden_size=100, num_heads=12), ["hidden_size 100", "num_heads 12", "multiple"]),
     (lambda: ModelConfig(hidden_size=0), ["model.hidden_size 0"]),
@@ -43,6 +57,8 @@ def test_presets_have_the_published_sizes(name, layers, hidden, heads):
     (lambda: ModelConfig(feed_forward_size=0), ["model.feed_forward_size 0"]),
     (lambda: ModelConfig(dropout=1.0), ["model.dropout 1.0", "[0, 1)"]),
     (lambda: ModelConfig(attention_dropout=-0.1), ["model.attention_dropout -0.1"]),
+    (lambda: ModelConfig(initializer_range=-0.02), ["model.initializer_range -0.02", "negative"]),
+    (lambda: ModelConfig(layer_norm_epsilon=-1e-12), ["model.layer_norm_epsilon -1e-12", "negative"]),
     (lambda: OptimizerConfig(learning_rate=0), ["optimizer.learning_rate 0"]),
     (lambda: OptimizerConfig(learning_rate=float("nan")), ["optimizer.learning_rate nan"]),
     (lambda: OptimizerConfig(clip_norm=-1.0), ["optimizer.clip_norm -1.0"]),
@@ -72,6 +88,7 @@ def test_a_setting_that_cannot_be_is_refused_by_name_and_value(build, words):
 
 
 def test_what_lies_on_the_border_is_allowed():
+    ModelConfig(initializer_range=0.0, layer_norm_epsilon=0.0)
     ModelConfig(dropout=0.0, attention_dropout=0.0, hidden_size=12, num_heads=12)
     OptimizerConfig(warmup_steps=0, weight_decay=0.0, b1=0.0)
     TrainConfig(eval_every=0, eval_batches=None)

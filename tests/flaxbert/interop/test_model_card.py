@@ -71,6 +71,33 @@ def test_next_sentence_accuracy_stands_beside_the_majority_label(facts):
     assert "label | 0.6250 |" in card
 
 
+def test_sentence_order_is_not_called_next_sentence(facts):
+    data = dataclasses.replace(facts.experiment.data, pairing="sop")
+    experiment = dataclasses.replace(facts.experiment, data=data)
+    results = RESULTS | {"nsp_loss": 0.5, "nsp_random": 0.375}
+    card = model_card(facts._replace(experiment=experiment, results=results))
+    table = card.partition("## Results")[2].partition("## Use")[0]
+    for row in ("| sentence-order loss (nat) | 0.5000 |", "| sentence-order accuracy | 0.7500 |"):
+        assert row in table
+    assert "always saying the commoner sentence-order label | 0.6250 |" in table and "next-sentence" not in table
+    names = {result.metric_type: result.metric_name for result in header(card).eval_results}
+    assert (names["nsp_loss"], names["nsp_accuracy"]) == ("sentence-order loss (nat)", "sentence-order accuracy")
+
+
+def test_what_later_launches_changed_stands_in_the_recipe(facts):
+    changes = (
+        {"step": 40, "settings": {"train.steps": [40, 44], "train.eval_batches": [100, None]}},
+        {"step": 2_000, "settings": {"train.steps": [44, 1000]}},
+    )
+    recipe = model_card(facts._replace(changes=changes)).partition("## Recipe")[2].partition("| setting")[0]
+    assert recipe.splitlines()[4:-1] == [
+        "- From step 40 on, train.steps was 44 instead of 40",
+        "- From step 40 on, train.eval_batches was default instead of 100",
+        "- From step 2,000 on, train.steps was 1000 instead of 44",
+    ]
+    assert "From step" not in model_card(facts)
+
+
 def test_a_run_that_was_never_evaluated_says_so(facts):
     card = model_card(facts._replace(results={}))
     assert "was not evaluated" in card

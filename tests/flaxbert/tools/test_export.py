@@ -53,6 +53,22 @@ def test_a_run_without_an_evaluation_has_no_results(run):
     assert held_out_results(run / "metrics.jsonl", 49) == {}
 
 
+@pytest.mark.parametrize("line", [b"3", b"null", b'{"split": "validation", "step": null}', b'{"step": 70}', b"\xff"])
+def test_a_line_of_the_metrics_that_was_edited_is_passed_over(run, line):
+    write_metrics(run)
+    text = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").write_bytes(line + b"\n" + text + b"\n" + line + b"\n")
+    assert held_out_results(run / "metrics.jsonl", 70)["step"] == 70
+
+
+def test_the_card_tells_what_a_later_launch_changed(run, tmp_path):
+    settings = json.loads((run / "config.json").read_text())
+    settings["changes"] = [{"step": 40, "settings": {"train.steps": [40, 44]}}]
+    (run / "config.json").write_text(json.dumps(settings))
+    export(str(run), str(tmp_path / "model"))
+    assert "From step 40 on, train.steps was 44 instead of 40" in (tmp_path / "model" / "README.md").read_text()
+
+
 def test_a_folder_that_is_no_run_is_refused(small_export, tmp_path):
     for folder in (small_export, tmp_path / "nowhere"):
         with pytest.raises(ValueError, match="is not a run's directory"):

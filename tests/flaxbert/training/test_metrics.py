@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -130,6 +132,13 @@ def test_tensorboard_has_every_number_under_its_split(tmp_path):
     assert {tag for tag, _, _ in found} == numbers | {"validation/loss"}, "no step, no split, nothing that is null"
 
 
+def test_tensorboard_gets_no_number_that_is_none(tmp_path, caplog):
+    with open_report(str(tmp_path), 0, 10) as report:
+        report.record(train_record(2, mlm_loss=math.nan, perplexity=math.inf))
+    assert {"train/mlm_loss", "train/perplexity"}.isdisjoint(tag for tag, _, _ in scalars(tmp_path / "tensorboard"))
+    assert caplog.text == "", "tensorboardX warns of each such value, without its name"
+
+
 def test_training_goes_on_where_tensorboard_cannot_write(tmp_path):
     (tmp_path / "tensorboard").write_text("in the way")
     with warnings.catch_warnings(record=True) as warned:
@@ -164,7 +173,7 @@ def test_a_terminal_shows_a_live_line(tmp_path, monkeypatch):
 
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=200, highlight=False)
-    monkeypatch.setattr(metrics, "Console", lambda **options: console)
+    monkeypatch.setattr(metrics, "_Console", lambda **options: console)
     with open_report(str(tmp_path), 0, 1000) as report:
         report.step(2)
         report.record(train_record(2))
@@ -172,3 +181,26 @@ def test_a_terminal_shows_a_live_line(tmp_path, monkeypatch):
                        "perplexity": 403.4})  # fmt: skip
     shown = screen.getvalue()
     assert "step 2/1,000" in shown and "50 seq/s" in shown and "perplexity 403.4" in shown
+
+
+TALKS_ON = """
+import sys
+from flaxbert.training.metrics import open_report
+with open_report(sys.argv[1], 0, 1000) as report:
+    print("ready", file=sys.stderr, flush=True)
+    sys.stdin.read()  # until the reader has gone
+    for step in range(1, 4):
+        report.say("a sentence")
+        report.record({"step": step, "split": "validation", "loss": 7.0})
+"""
+
+
+def test_training_goes_on_where_nobody_reads_the_console_any_more(tmp_path):
+    program = subprocess.Popen(
+        [sys.executable, "-c", TALKS_ON, str(tmp_path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert program.stderr.readline() == b"ready\n"
+    program.stderr.close()
+    program.stdin.close()
+    assert program.wait(timeout=60) == 0
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
