@@ -79,11 +79,6 @@ def assemble(
     return batch | _per_sequence(window, chosen, nth, layout, (rows, sequences_per_row)), layout
 
 
-def empty_rows(count: int, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`count` rows of padding whose weights are zero, shaped as the rows of `like`."""
-    return {name: np.zeros((count, *array.shape[1:]), array.dtype) for name, array in like.items()}
-
-
 def _pieces(window: Window, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Start and length of [CLS] A [SEP] B [SEP] in the window's tokens, int64 [n, 5] each."""
     sequences, text = window.sequences, len(window.tokens) - 2

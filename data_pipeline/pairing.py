@@ -53,12 +53,8 @@ def balanced_next_sentence_pairs(documents: Documents, config: DataConfig, key: 
     one, because it is one. A chunk that finds none tosses its own coin for as many tokens of another document.
     """
     max_tokens, draws = config.sequence_length - 3, _draws(key)
-    documents = cut_long_sentences(documents, max(1, max_tokens // 2))
+    documents, chunks, coin, a_length = _halves(documents, config, max_tokens, draws)
     offsets = documents.sentence_offsets
-    chunks = _chunks(documents, config, max_tokens, draws)
-    chunks, coin = _walked(chunks, chunks.end, documents, _coin(draws["is_random"], chunks.start))
-    chunks, coin, a_length = _cut_in_two(chunks, coin, offsets, draws)
-
     b_start = offsets[chunks.start] + a_length
     b_length = offsets[chunks.end] - b_start
     own = np.arange(len(b_start))
@@ -82,11 +78,8 @@ def sentence_order_pairs(documents: Documents, config: DataConfig, key: np.uint6
     into parts first, and a chunk of one part is cut at a random token; single tokens are left out.
     """
     max_tokens, draws = config.sequence_length - 3, _draws(key)
-    documents = cut_long_sentences(documents, max(1, max_tokens // 2))
+    documents, chunks, swapped, length = _halves(documents, config, max_tokens, draws)
     offsets = documents.sentence_offsets
-    chunks = _chunks(documents, config, max_tokens, draws)
-    chunks, swapped = _walked(chunks, chunks.end, documents, _coin(draws["is_random"], chunks.start))
-    chunks, swapped, length = _cut_in_two(chunks, swapped, offsets, draws)
     first, middle, end = offsets[chunks.start], offsets[chunks.start] + length, offsets[chunks.end]
     pairs = Sequences(
         a_start=np.where(swapped, middle, first),
@@ -169,16 +162,21 @@ def _walked(
     return _Chunks(*(values[start] for values in chunks)), label[start]
 
 
-def _cut_in_two(
-    chunks: _Chunks, label: np.ndarray, offsets: np.ndarray, draws: dict[str, np.uint64]
-) -> tuple[_Chunks, np.ndarray, np.ndarray]:
-    """Chunks of more than a token, their labels, and the length of their first part: up to a sentence, or to a token
-    where there is one sentence."""
+def _halves(
+    documents: Documents, config: DataConfig, max_tokens: int, draws: dict[str, np.uint64]
+) -> tuple[Documents, _Chunks, np.ndarray, np.ndarray]:
+    """Chunks one after another, each with a coin and the length of its first half: up to a sentence, or to a token
+    where there is one sentence. Sentences of more than half a row are cut first: the documents are those that the
+    chunks count in. Single tokens are left out.
+    """
+    documents = cut_long_sentences(documents, max(1, max_tokens // 2))
+    offsets, chunks = documents.sentence_offsets, _chunks(documents, config, max_tokens, draws)
+    chunks, coin = _walked(chunks, chunks.end, documents, _coin(draws["is_random"], chunks.start))
     tokens = offsets[chunks.end] - offsets[chunks.start]
     inside = 1 + randomness.integers(draws["cut"], chunks.start, np.maximum(tokens - 1, 1))
     length = np.where(chunks.size > 1, offsets[chunks.a_end] - offsets[chunks.start], inside)
     kept = tokens > 1
-    return _Chunks(*(values[kept] for values in chunks)), label[kept], length[kept]
+    return documents, _Chunks(*(values[kept] for values in chunks)), coin[kept], length[kept]
 
 
 def _partners(document: np.ndarray, length: np.ndarray, draws: dict[str, np.uint64]) -> np.ndarray:

@@ -150,13 +150,6 @@ def vocabulary_of(corpus: Corpus, config: DataConfig) -> masking.Vocabulary:
     return masking.Vocabulary(corpus.vocab_size, corpus.cls_id, corpus.sep_id, corpus.mask_id, starts)
 
 
-def build(runs: list[Run], vocabulary: masking.Vocabulary, config: DataConfig, rows: int) -> dict[str, np.ndarray]:
-    """Gathers and masks the rows of `runs`; fills up with empty ones to `rows`."""
-    views, _ = _views(_aligned(_batch_bytes(config, rows)), config, rows)
-    _fill(views, runs, vocabulary, config)
-    return views
-
-
 def _fill(
     batch: dict[str, np.ndarray], runs: list[Run], vocabulary: masking.Vocabulary, config: DataConfig
 ) -> None:

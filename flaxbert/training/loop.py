@@ -109,18 +109,10 @@ def _loop(
     state: TrainState, position: Position | None, report: Report, stop: Callable[[], bool],
 ) -> Outcome:  # fmt: skip
     config, step = experiment.train, int(state.step)
-    saved = step if position is not None else -1
-    held_out: Record | None = None
-    if saved == step and report.evaluated != step and _is_due(config.eval_every, step, config.steps):
-        # A signal came while this checkpoint was evaluated: the line that is missing is written now, and the checkpoint
-        # again with its loss. Killed in between, the run goes on from the checkpoint before it, and is the same run.
-        held_out = evaluate(experiment, functions, streams, state.params, step, stop)
-        if held_out is None:
+    saved, held_out = step if position is not None else -1, None
+    if position is not None and report.evaluated != step and _is_due(config.eval_every, step, config.steps):
+        if not _evaluate_checkpoint(experiment, functions, streams, manager, state, position, report, stop):
             return _stopped(report, step)
-        report.record(held_out)
-        manager.delete(step)
-        _save(manager, experiment, state, position or {}, held_out)
-        manager.wait_until_finished()
     if step >= config.steps:
         report.say(f"nothing to do: the run has reached step {step:,} of {config.steps:,}")
         return Outcome(step, False)
@@ -155,6 +147,25 @@ def _loop(
         _save(manager, experiment, state, position, held_out)
     manager.wait_until_finished()
     return Outcome(step, False) if done else _stopped(report, step)
+
+
+def _evaluate_checkpoint(
+    experiment: Experiment, functions: Functions, streams: Streams, manager: checkpoint.Manager,
+    state: TrainState, position: Position, report: Report, stop: Callable[[], bool],
+) -> bool:  # fmt: skip
+    """Writes the held-out line of the checkpoint just restored, which a signal had kept from being written, and the
+    checkpoint again with its loss; False where another signal came. Killed in between, the run goes on from the
+    checkpoint before it, and is the same run.
+    """
+    step = int(state.step)
+    held_out = evaluate(experiment, functions, streams, state.params, step, stop)
+    if held_out is None:
+        return False
+    report.record(held_out)
+    manager.delete(step)
+    _save(manager, experiment, state, position, held_out)
+    manager.wait_until_finished()
+    return True
 
 
 def _stopped(report: Report, step: int) -> Outcome:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline import stream
 from data_pipeline.assembly import Layout, Window
 from data_pipeline.config import DataConfig
 from data_pipeline.store import (
     TOKENIZER_FOLDER, Corpus, Documents, ShardWriter, open_corpus, shard_name, token_dtype, write_manifest
 )
 from data_pipeline.tokenizer import SPECIAL_PIECES, Tokenizer
-from data_pipeline.windows import plan_window, windows_of_epoch
+from data_pipeline.windows import Run, plan_window, windows_of_epoch
 
 IDS = {"pad_id": 0, "unknown_id": 1, "cls_id": 2, "sep_id": 3, "mask_id": 4}
 
@@ -125,3 +126,10 @@ def planned(corpus: Corpus, config: DataConfig, seed: int, epoch: int, window: i
     """One window of the stream."""
     blocks = windows_of_epoch(corpus, config, split, seed, epoch)[window]
     return plan_window(corpus, config, blocks, (seed, epoch, window))
+
+
+def built(corpus: Corpus, config: DataConfig, runs: list[Run], count: int) -> dict[str, np.ndarray]:
+    """`count` rows as the stream's workers build them, without tf.data: those of `runs`, and empty ones behind them."""
+    batch, _ = stream._views(stream._aligned(stream._batch_bytes(config, count)), config, count)
+    stream._fill(batch, runs, stream.vocabulary_of(corpus, config), config)
+    return batch

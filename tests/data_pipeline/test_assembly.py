@@ -159,12 +159,3 @@ def test_no_rows_are_a_batch_of_no_rows():
         **{name: (0, 16) for name in PER_TOKEN}, **{name: (0, 3) for name in PER_SEQUENCE}
     }
     assert all(len(array) == 0 for array in layout)
-
-
-def test_empty_rows_have_no_weight():
-    like, _ = assembly.assemble(window([[(3, 4)]]), 0, 1, 16, 2)
-    rows = assembly.empty_rows(3, like)
-    assert all(not array.any() and array.dtype == like[name].dtype for name, array in rows.items())
-    assert {name: array.shape for name, array in rows.items()} == {
-        name: (3, *array.shape[1:]) for name, array in like.items()
-    }

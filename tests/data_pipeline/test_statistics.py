@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from scipy import stats
-from synthetic import flat, make_corpus, planned, write_corpus
+from synthetic import built, flat, make_corpus, planned, write_corpus
 
-from data_pipeline import pairing, stream
+from data_pipeline import pairing
 from data_pipeline.config import DataConfig
 from data_pipeline.statistics import unigram_entropy, window_facts
 from data_pipeline.store import Corpus, read_block
@@ -31,7 +31,7 @@ def test_an_empty_split_has_no_entropy(tmp_path):
 def first_window(corpus: Corpus, config: DataConfig, seed: int) -> dict[str, np.ndarray]:
     """The whole of it as one batch."""
     window = planned(corpus, config, seed, 0, 0)
-    return stream.build([Run(window, 0, window.rows)], stream.vocabulary_of(corpus, config), config, window.rows)
+    return built(corpus, config, [Run(window, 0, window.rows)], window.rows)
 
 
 @pytest.mark.parametrize("length", [16, 128])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from synthetic import make_corpus, planned, random_documents, word_pieces, write_corpus
+from synthetic import built, make_corpus, planned, random_documents, word_pieces, write_corpus
 
 from data_pipeline import assembly, masking, pairing, stream, windows
 from data_pipeline.config import DataConfig
@@ -56,11 +56,7 @@ def plans(corpus) -> list[tuple[tuple[int, int], assembly.Window]]:
 @pytest.fixture(scope="module")
 def rows(corpus, plans) -> Batch:
     """All rows of the first epochs, built window by window: what the stream has to deliver, however it is cut."""
-    return joined([build(corpus, CONFIG, [Run(plan, 0, plan.rows)], plan.rows) for _, plan in plans])
-
-
-def build(corpus: Corpus, config: DataConfig, runs: list[Run], count: int) -> Batch:
-    return stream.build(runs, stream.vocabulary_of(corpus, config), config, count)
+    return joined([built(corpus, CONFIG, [Run(plan, 0, plan.rows)], plan.rows) for _, plan in plans])
 
 
 def joined(parts: list[Batch]) -> Batch:
@@ -123,9 +119,9 @@ def test_a_share_too_large_to_be_built_at_once_is_the_same(corpus, monkeypatch):
     whole = DataConfig(sequence_length=32)
     plan = planned(corpus, whole, 0, 0, 0)
     runs = [Run(plan, 3, 100), Run(plan, 100, 101), Run(plan, 0, 64)]
-    expected = build(corpus, whole, runs, 170)
+    expected = built(corpus, whole, runs, 170)
     monkeypatch.setattr(stream, "_TOKENS_AT_ONCE", 7 * 32)
-    assert_equal(build(corpus, whole, runs, 170), expected)
+    assert_equal(built(corpus, whole, runs, 170), expected)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -136,7 +132,7 @@ def variant(request, corpus) -> tuple[DataConfig, Batch, list[Position]]:
     for epoch in itertools.count():
         for window in range(len(windows_of_epoch(corpus, config, "train", 0, epoch))):
             plan = planned(corpus, config, 0, epoch, window)
-            parts.append(build(corpus, config, [Run(plan, 0, plan.rows)], plan.rows))
+            parts.append(built(corpus, config, [Run(plan, 0, plan.rows)], plan.rows))
             positions += [Position(epoch, window, row) for row in range(1, plan.rows + 1) if not (before + row) % size]
             before += plan.rows
         if len(positions) >= STEPS:
@@ -265,8 +261,8 @@ def test_after_the_last_epoch_there_is_nothing(corpus):
 def test_epochs_and_seeds_draw_other_pairs_and_other_masks(corpus):
     whole = DataConfig(sequence_length=32)
     drawn = [planned(corpus, whole, seed, epoch, 0) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
-    built = [build(corpus, whole, [Run(plan, 0, 100)], 100) for plan in drawn]
-    for first, second in itertools.combinations(built, 2):
+    rows = [built(corpus, whole, [Run(plan, 0, 100)], 100) for plan in drawn]
+    for first, second in itertools.combinations(rows, 2):
         assert (first["input_ids"] != second["input_ids"]).any(axis=1).mean() > 0.99
         assert (first["masked_positions"] != second["masked_positions"]).any(axis=1).mean() > 0.9
     shapes = {(tuple(plan.sequences.a_length), tuple(plan.sequences.b_length)) for plan in drawn}
