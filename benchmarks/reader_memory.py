@@ -20,10 +20,10 @@ from typing import Any
 def read(queue: Any, path: str, window_tokens: int, share: float, windows_to_use: int) -> None:
     """Puts {peak_megabytes, megabytes_before, windows, tokens, seconds_to_first_batch}."""
     from data_pipeline import DataConfig, Position, batches, open_corpus
-    from data_pipeline.stream import _tensorflow
+    from data_pipeline.tensorflow_import import import_tensorflow
     from data_pipeline.windows import windows_of_epoch
 
-    _tensorflow()
+    import_tensorflow()
     import pyarrow.parquet  # noqa: F401  what a reader needs in any case
 
     before = _peak_megabytes()

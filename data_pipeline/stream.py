@@ -7,7 +7,6 @@ the rows of this host are gathered and masked by parallel workers, in order and 
 import atexit
 import contextlib
 import functools
-import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -19,6 +18,7 @@ from data_pipeline import assembly, masking, randomness, tokenizer, word_starts
 from data_pipeline.config import DataConfig
 from data_pipeline.memory import keep_freed_memory
 from data_pipeline.store import TOKENIZER_FOLDER, Corpus
+from data_pipeline.tensorflow_import import import_tensorflow
 from data_pipeline.windows import Position, Run, global_batches, rows_of_host
 
 _POSITION_BYTES, _ALIGNMENT = 3 * 8, 64
@@ -53,6 +53,14 @@ def batches(
     stream = _delivered(rows, host_index * share, share, vocabulary_of(corpus, config), config)
     _OPEN.add(stream)
     return stream
+
+
+def first_batch(corpus: Corpus, config: DataConfig, batch_size: int, split: str) -> dict[str, np.ndarray]:
+    """The first batch of an epoch, built without tf.data; empty rows where the split holds fewer."""
+    runs, _ = next(global_batches(corpus, config, batch_size, 0, Position(), split, 1))
+    batch, _ = _views(_aligned(_batch_bytes(config, batch_size)), config, batch_size)
+    _fill(batch, runs, vocabulary_of(corpus, config), config)
+    return batch
 
 
 _OPEN: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
@@ -212,7 +220,7 @@ def _views(buffer: np.ndarray, config: DataConfig, rows: int) -> tuple[dict[str,
 
 def _dataset(build: Callable[[np.ndarray], np.ndarray], config: DataConfig, together: int) -> Iterator[np.ndarray]:
     """tf.data around the function: batches are built by parallel workers, in order, ahead of their use."""
-    tf = _tensorflow()
+    tf = import_tensorflow()
     numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
     dataset = numbers.map(
         lambda number: tf.numpy_function(build, [number], tf.uint8, stateful=False),
@@ -222,14 +230,3 @@ def _dataset(build: Callable[[np.ndarray], np.ndarray], config: DataConfig, toge
     options.autotune.enabled = False
     options.threading.private_threadpool_size = config.workers + 2
     return dataset.prefetch(max(1, config.read_ahead // together)).with_options(options).as_numpy_iterator()
-
-
-def _tensorflow() -> Any:
-    """TensorFlow, told to leave accelerators alone. Imported here because it takes seconds."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing is computed by TensorFlow: it feeds, and says less
-    import tensorflow as tf
-
-    with contextlib.suppress(RuntimeError):  # its devices are in use already, by somebody who chose so
-        tf.config.set_visible_devices([], "GPU")
-    return tf

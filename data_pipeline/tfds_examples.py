@@ -2,12 +2,12 @@
 
 import contextlib
 import logging
-import os
 import re
 from typing import Any, Iterator, NamedTuple
 
 from data_pipeline.documents import Document, row_document
 from data_pipeline.sources import Range
+from data_pipeline.tensorflow_import import import_tensorflow
 
 _FORM = re.compile(r"tfds:(?P<name>[^@#]+)@(?P<split>[^@#]+)(#(?P<field>[^@#]+))?")
 
@@ -58,7 +58,7 @@ def tfds_documents(part: Range, errors: str) -> Iterator[Document]:
 def _values(part: Range) -> Iterator[bytes]:
     import tensorflow_datasets as tfds
 
-    tf, source = _tensorflow(), part.source
+    tf, source = import_tensorflow(), part.source
     form = _FORM.fullmatch(source.path)
     assert form is not None
     names = form["field"].split(".")
@@ -108,7 +108,7 @@ def _in_order(tfds: Any, tf: Any) -> Any:
 
 def _found(name: str, dataset: str) -> Any:
     """The data set's builder, from its files alone: TFDS's own look-up may ask the network."""
-    _tensorflow()
+    import_tensorflow()
     from tensorflow_datasets.core import read_only_builder, registered
     from tensorflow_datasets.core.utils import file_utils
 
@@ -125,7 +125,7 @@ def _found(name: str, dataset: str) -> Any:
 
 
 def _check_text(features: Any, field: str, name: str) -> None:
-    tf = _tensorflow()
+    tf = import_tensorflow()
     found = features
     for part in field.split("."):
         if not hasattr(found, "keys") or part not in found.keys():
@@ -143,13 +143,3 @@ def _explained(name: str, tensorflow_errors: type[Exception]) -> Iterator[None]:
     except tensorflow_errors as error:
         reason = " ".join(re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error), flags=re.DOTALL).split())
         raise ValueError(f"{name} cannot be read, or is damaged: {reason}") from None
-
-
-def _tensorflow() -> Any:
-    """TensorFlow as the stream has it: quiet, and told to leave accelerators alone."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    import tensorflow as tf
-
-    tf.config.set_visible_devices([], "GPU")
-    return tf

@@ -55,6 +55,11 @@ class Tokenizer:
             return self._encode_batch(texts)
         return self._words.encode(texts)
 
+    def to_rust(self) -> Any:
+        """The `tokenizers.Tokenizer` that `save` writes: it wraps texts in special tokens and recognises them."""
+        model = sentencepiece_model.parse(self.model, "saved") if self.model is not None else None
+        return tokenizer_folder.rust_tokenizer(self.kind, self.lowercase, self.pieces, model, special=True)
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the folder that `load` and Hugging Face's AutoTokenizer read."""
         tokenizer_folder.save(self, Path(folder))

@@ -113,12 +113,10 @@ def save(tokenizer: Any, folder: Path) -> None:
         (folder / VOCABULARY).write_text("".join(piece + "\n" for piece in tokenizer.pieces), encoding="utf-8")
     else:
         (folder / MODEL).write_bytes(tokenizer.model)
-    model = sentencepiece_model.parse(tokenizer.model, "saved") if tokenizer.model is not None else None
-    rust = rust_tokenizer(tokenizer.kind, tokenizer.lowercase, tokenizer.pieces, model, special=True)
-    (folder / "tokenizer.json").write_text(rust.to_str(pretty=True), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(tokenizer.to_rust().to_str(pretty=True), encoding="utf-8")
     write_json(folder / "tokenizer_config.json", _hugging_face_config(tokenizer))
     write_json(folder / "special_tokens_map.json", {f"{role}_token": piece for role, piece in _ROLES.items()})
-    own = model is None or sentencepiece_model.is_ours(model)
+    own = tokenizer.model is None or sentencepiece_model.is_ours(sentencepiece_model.parse(tokenizer.model, "saved"))
     info = {
         "format_version": _FORMAT_VERSION,
         "kind": tokenizer.kind,

@@ -67,14 +67,39 @@ class Doctor:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write a run's model as a folder that Hugging Face transformers loads."""
+    """Write a model as a folder that Hugging Face transformers loads."""
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """A run's folder."""
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run's folder, an export, or a Hugging Face folder."""
     output: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUTPUT")]
     """The folder to write."""
     step: int | None = None
-    """The checkpoint to export. None: the newest."""
+    """The checkpoint of a run to export. None: the newest."""
+    architecture: str | None = None
+    """The class to write: BertForPreTraining, BertModel (the encoder alone), BertForMaskedLM, ... None: the one that
+    holds all parts of the model."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """Turn a checkpoint of Google's BERT, or a Hugging Face folder, into a folder of ours."""
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """A folder with bert_config.json, a TensorFlow checkpoint and vocab.txt; such a checkpoint, named without its
+    endings; or a Hugging Face folder with safetensors."""
+    output: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUTPUT")]
+    """The folder to write."""
+    activation: Literal["gelu", "gelu_new"] | None = None
+    """`gelu` is exact, `gelu_new` the tanh form. None: what the source says; Google's configurations say `gelu` of
+    both."""
+    lowercase: bool | None = None
+    """Whether a vocabulary without settings is that of lower-cased text. None: unless it holds capital letters."""
+    allow_unused: bool = False
+    """Leave out tensors that this model has no place for. False: refuse."""
+    seed: int = 0
+    """Of the heads that the source lacks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +176,20 @@ def doctor(arguments: Doctor) -> int:
 def export(arguments: Export) -> int:
     from flaxbert.tools.export import export as run
 
-    run(arguments.run, arguments.output, step=arguments.step)
+    run(
+        arguments.model, arguments.output, arguments.step, arguments.architecture, arguments.dtype,
+        _held_out_batch(arguments.model),
+    )
+    return DONE
+
+
+def import_(arguments: Import) -> int:
+    from flaxbert.tools.import_model import import_model
+
+    import_model(
+        arguments.source, arguments.output, _open_variables, activation=arguments.activation,
+        lowercase=arguments.lowercase, allow_unused=arguments.allow_unused, seed=arguments.seed,
+    )
     return DONE
 
 
@@ -184,6 +222,7 @@ COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
     "pretrain": (Pretrain, pretrain),
     "doctor": (Doctor, doctor),
     "export": (Export, export),
+    "import": (Import, import_),
     "fill-mask": (FillMask, fill_mask),
     "quickstart": (Quickstart, quickstart),
 }
@@ -257,6 +296,49 @@ def _corpus_facts(corpus: Any) -> dict[str, Any]:
         "tokenizer_fingerprint": corpus.tokenizer_fingerprint,
         **counts,
     }
+
+
+def _held_out_batch(model: str) -> dict[str, Any] | None:
+    """Held-out text of a run's own corpus, masked as in its evaluation; None where model or corpus is not there."""
+    from data_pipeline.store import open_corpus
+    from data_pipeline.stream import first_batch
+    from flaxbert.tools.load import is_run
+    from flaxbert.training.run import read_run
+
+    if not is_run(pathlib.Path(model)):
+        return None
+    run = read_run(model)
+    try:
+        corpus = open_corpus(run.corpus["path"])
+    except ValueError:
+        return None  # moved or deleted since
+    if corpus.fingerprint != run.corpus["fingerprint"]:
+        return None
+    return first_batch(corpus, run.experiment.data, 8, "validation") if corpus.blocks["validation"] else None
+
+
+def _open_variables(prefix: str) -> Any:
+    """A TensorFlow checkpoint: the rooms of flaxbert know nothing of TensorFlow."""
+    from data_pipeline.tensorflow_import import import_tensorflow
+    from flaxbert.interop.google import Variables
+
+    try:
+        tf = import_tensorflow()
+    except ImportError:
+        raise ValueError("reading a TensorFlow checkpoint needs TensorFlow: install tensorflow-cpu") from None
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        shapes = {name: tuple(shape) for name, shape in reader.get_variable_to_shape_map().items()}
+    except (tf.errors.OpError, ValueError) as error:
+        raise ValueError(f"{prefix} is no TensorFlow checkpoint, or damaged: {error}") from None
+
+    def read(name: str) -> Any:
+        try:
+            return reader.get_tensor(name)
+        except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{prefix} is damaged: variable {name} cannot be read: {error}") from None
+
+    return Variables(shapes, read)
 
 
 def _streams(corpus: Any, experiment: Experiment) -> Any:

@@ -2,47 +2,54 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 
-from flaxbert.config import ModelConfig
-from flaxbert.interop.huggingface_config import CONFIG, read_config, read_json, to_config, to_json
-from flaxbert.interop.huggingface_tensors import WEIGHTS, read_params, to_tensors, write_tensors
-
-__all__ = ["CARD", "CONFIG", "TOKENIZER", "WEIGHTS", "export", "read_config", "read_params", "read_tokenizer"]
+from data_pipeline.tokenizer import Tokenizer
+from flaxbert.interop.architectures import Checkpoint
+from flaxbert.interop.huggingface_config import CONFIG, read_config, to_config, to_json
+from flaxbert.interop.huggingface_tensors import from_tensors, to_tensors
+from flaxbert.interop.huggingface_tokenizer import read_tokenizer, write_tokenizer
+from flaxbert.interop.safetensors_files import WEIGHTS, open_tensors, write_tensors
 
 CARD = "README.md"
-TOKENIZER = "tokenizer.json"
-
-_TOKENIZER_CONFIG = "tokenizer_config.json"
-_TOKENIZER_EXTRAS = ("special_tokens_map.json", "tokenizer_info.json", "sentencepiece.model", "vocab.txt")
 
 _Path = str | os.PathLike[str]
 
 
-def export(params: Any, config: ModelConfig, tokenizer_folder: _Path, output: _Path, card: str) -> None:
-    """Writes the directory `output`, which transformers loads: it appears whole and read back, or not at all.
+def export(
+    checkpoint: Checkpoint, tokenizer: _Path | Tokenizer, output: _Path, card: str, dtype: Any = np.float32,
+    check: Callable[[Path], None] = lambda folder: None,
+) -> None:  # fmt: skip
+    """Writes the directory `output`, which transformers loads: it appears whole and checked, or not at all.
 
-    `tokenizer_folder` holds tokenizer.json and its companions; `card` is the text of README.md. Raises ValueError
-    where `output` exists, where the tokenizer does not fit the model, or where the disk refuses.
+    `tokenizer` is one of ours, or the directory of one; `card` is the text of README.md; `check` sees the directory
+    before it appears and raises where it finds fault. Raises ValueError where `output` exists, where the tokenizer does
+    not fit the model, or where the disk refuses.
     """
-    folder = Path(output)
+    folder, config = Path(output), checkpoint.config
     check_output(folder)
-    read_tokenizer(tokenizer_folder, config)
-    tensors = to_tensors(params, config)
+    own = tokenizer if isinstance(tokenizer, Tokenizer) else None
+    source = "" if isinstance(tokenizer, Tokenizer) else tokenizer
+    if own is None:
+        read_tokenizer(source, config)
+    tensors = to_tensors(checkpoint.params, config, checkpoint.architecture, dtype)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        (partial / CONFIG).write_text(to_json(to_config(config)), encoding="utf-8")
+        write_tokenizer(source, partial, config, own)
+        (partial / CONFIG).write_text(to_json(to_config(checkpoint)), encoding="utf-8")
         (partial / CARD).write_text(card, encoding="utf-8")
-        _copy_tokenizer(Path(tokenizer_folder), partial, config)
         write_tensors(partial / WEIGHTS, tensors)
         # safetensors leaves its file readable by the owner alone.
         shutil.copymode(partial / CONFIG, partial / WEIGHTS)
         _make_durable(partial)
+        check(partial)
         os.rename(partial, folder)
         _sync(folder.parent)
     except (OSError, SafetensorError) as error:
@@ -55,14 +62,6 @@ def check_output(output: _Path) -> None:
     """Raises ValueError where `output` exists: nothing is overwritten."""
     if os.path.lexists(output):
         raise ValueError(f"output {output} exists already: name a new folder")
-
-
-def _copy_tokenizer(source: Path, target: Path, config: ModelConfig) -> None:
-    for name in (TOKENIZER, *_TOKENIZER_EXTRAS):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-    settings = read_json(source / _TOKENIZER_CONFIG) | {"model_max_length": config.max_length}
-    (target / _TOKENIZER_CONFIG).write_text(to_json(settings), encoding="utf-8")
 
 
 def _make_durable(folder: Path) -> None:
@@ -80,20 +79,15 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_tokenizer(folder: _Path, config: ModelConfig) -> Any:
-    """The `tokenizers.Tokenizer` of a directory, without padding or truncation; it must fit the vocabulary."""
-    from tokenizers import Tokenizer
+def read(folder: _Path, allow_unused: bool = False) -> Checkpoint:
+    """The model of a directory: the parts of its architecture that are there.
 
-    path = Path(folder) / TOKENIZER
-    if not path.is_file():
-        raise ValueError(f"{folder} has no {TOKENIZER}: a tokenizer in another form is not read")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    largest = max(tokenizer.get_vocab().values(), default=-1)
-    if largest >= (config.vocab_size or 0):
-        raise ValueError(f"{path} has ids up to {largest}, and the model's vocab_size is {config.vocab_size}")
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+    Raises ValueError for settings that this encoder cannot express, for weights that are damaged or in another form,
+    and for tensors that are missing, of another shape or, unless `allow_unused`, left over.
+    """
+    config, architecture, labels = read_config(folder)
+    outputs = 1 if architecture == "BertForMultipleChoice" else len(labels)
+    with open_tensors(Path(folder)) as tensors:
+        params, unused = from_tensors(tensors, config, architecture, outputs, allow_unused)
+    named = "head" in params and architecture != "BertForMultipleChoice"
+    return Checkpoint(config, params, architecture, labels if named else (), unused)

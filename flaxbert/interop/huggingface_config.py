@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxbert.config import ModelConfig
+from flaxbert.interop.architectures import ARCHITECTURES, Checkpoint
 
 CONFIG = "config.json"
 
@@ -26,24 +27,28 @@ FIELDS: tuple[tuple[str, str, type, Any], ...] = (
 )
 
 # What this encoder cannot express otherwise, with the value that an absent field stands for.
-_FIXED = {
-    "position_embedding_type": "absolute",
-    "tie_word_embeddings": True,
-    "is_decoder": False,
-    "add_cross_attention": False,
-}
+_FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}
 
 
-def to_config(config: ModelConfig) -> dict[str, Any]:
+def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """The content of config.json."""
+    config = checkpoint.config
     values = {theirs: getattr(config, ours) for ours, theirs, _, _ in FIELDS}
     values["intermediate_size"] = config.mlp_size
-    names = {"architectures": ["BertForPreTraining"], "model_type": "bert"}
-    return names | values | {"pad_token_id": 0, "tie_word_embeddings": True}
+    names = {"architectures": [checkpoint.architecture], "model_type": "bert"}
+    labels: dict[str, Any] = {}
+    if checkpoint.labels:
+        labels["id2label"] = {str(number): label for number, label in enumerate(checkpoint.labels)}
+        labels["label2id"] = {label: number for number, label in enumerate(checkpoint.labels)}
+    return names | values | labels | {"pad_token_id": 0, "tie_word_embeddings": True}
 
 
-def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
-    """The settings in a directory's config.json; ValueError naming the field that this encoder cannot express."""
+def read_config(folder: str | os.PathLike[str]) -> tuple[ModelConfig, str, tuple[str, ...]]:
+    """(settings, architecture, labels) in a directory's config.json.
+
+    Raises ValueError naming the field that this encoder cannot express.
+    """
     path = Path(folder) / CONFIG
     found = read_json(path)
     if found.get("model_type") != "bert":
@@ -51,13 +56,40 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
     for name, expected in _FIXED.items():
         if found.get(name, expected) != expected:
             raise ValueError(f"{path}: {name} is {found[name]!r}, and this encoder knows {expected!r} alone")
+    return read_fields(path, found), _architecture(path, found), _labels(path, found)
+
+
+def read_fields(path: Path, found: dict[str, Any]) -> ModelConfig:
+    """The settings that `found`, read from `path`, names as transformers and Google's release both do."""
     values = {ours: _field(path, found, theirs, kind, default) for ours, theirs, kind, default in FIELDS}
-    if values["activation"] not in ("gelu", "gelu_new"):
-        raise ValueError(f"{path}: hidden_act is {values['activation']!r}, expected 'gelu' or 'gelu_new'")
+    if values["activation"] not in _ACTIVATIONS:
+        known = ", ".join(map(repr, _ACTIVATIONS))
+        raise ValueError(f"{path}: hidden_act is {values['activation']!r}, expected one of {known}")
     try:
-        return ModelConfig(**values)
+        return ModelConfig(**values | {"activation": _ACTIVATIONS[values["activation"]]})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _architecture(path: Path, found: dict[str, Any]) -> str:
+    """The class that wrote the directory; without a word on it, the encoder alone."""
+    names = found.get("architectures") or ["BertModel"]
+    if not isinstance(names, list) or names[0] not in ARCHITECTURES:
+        raise ValueError(f"{path}: architectures is {names!r}, expected one of {', '.join(ARCHITECTURES)}")
+    architecture: str = names[0]
+    return architecture
+
+
+def _labels(path: Path, found: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the outputs of a fine-tuned head; transformers takes two where none are given."""
+    named = found.get("id2label") or {str(number): f"LABEL_{number}" for number in range(2)}
+    try:
+        labels = tuple(named[str(number)] for number in range(len(named)))
+    except (KeyError, TypeError):
+        labels = ()
+    if not labels or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{path}: id2label is {named!r}, expected a name for each of 0, 1, …")
+    return labels
 
 
 def _field(path: Path, found: dict[str, Any], name: str, kind: type, default: Any) -> Any:

@@ -1,21 +1,17 @@
-"""model.safetensors of a Hugging Face directory: our parameter tree as the tensors of BertForPreTraining, and back."""
+"""Our parameter tree as the tensors of transformers' BERT classes, and back."""
 
 import functools
-import os
-from pathlib import Path
-from typing import Any, Iterator
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from flaxbert.config import ModelConfig
+from flaxbert.interop.architectures import ARCHITECTURES, PRETRAINING
+from flaxbert.interop.safetensors_files import Tensor
 from flaxbert.model.pretraining import initialize
-
-WEIGHTS = "model.safetensors"
-
-_UNREADABLE = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5")
 
 # Our path, the tensor's name there, and how one becomes the other (`_outward`, `_inward`). {} is the number of the
 # layer: ours holds all layers in one array. The decoder of the MLM head is the word embedding and has no row.
@@ -51,26 +47,40 @@ TENSORS = (
     ("nsp/kernel", "cls.seq_relationship.weight", "kernel"),
     ("nsp/bias", "cls.seq_relationship.bias", "vector"),
 )
-
-# Copies that some versions write: allowed where they equal the tensor they copy.
-_COPIES = {
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
+# The output layer of a fine-tuned model: {} is the name that its class gives it.
+_HEAD = (("head/kernel", "{}.weight", "kernel"), ("head/bias", "{}.bias", "vector"))
+_WORDS = "bert.embeddings.word_embeddings.weight"
+_BIAS = "cls.predictions.bias"
+_DECODER, _DECODER_BIAS = "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"
 _BUFFERS = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 
 
-def to_tensors(params: Any, config: ModelConfig) -> dict[str, np.ndarray]:
-    """The tensors of BertForPreTraining, float32 and contiguous, from a parameter tree. NaN and infinity raise."""
+def _rows(config: ModelConfig, parts: tuple[str, ...], output: str | None) -> Iterator[tuple[str, list[str], str]]:
+    """(our path, its tensors there, kind) of each parameter of some parts; one tensor for each layer of a stack."""
+    for ours, theirs, kind in (*TENSORS, *_HEAD):
+        part = ours.partition("/")[0]
+        if part not in parts:
+            continue
+        if part == "head":
+            yield ours, [theirs.format(output)], kind
+        else:
+            layers = range(config.num_layers if "{}" in theirs else 1)
+            yield ours, [theirs.format(layer) for layer in layers], kind
+
+
+def to_tensors(
+    params: Any, config: ModelConfig, architecture: str = PRETRAINING, dtype: Any = np.float32
+) -> dict[str, np.ndarray]:
+    """The tensors of a class, contiguous, from a parameter tree that has its parts. NaN and infinity raise."""
+    wanted = ARCHITECTURES[architecture]
     tensors = {}
-    for ours, theirs, kind in TENSORS:
+    for ours, names, kind in _rows(config, wanted.parts, wanted.output):
         value = np.asarray(_leaf(params, ours), np.float32)
         if not np.isfinite(value).all():
             raise ValueError(f"parameter {ours} holds NaN or infinity: the run has diverged, export an earlier step")
-        layers = enumerate(value) if "{}" in theirs else [(0, value)]
-        for layer, part in layers:
+        for name, part in zip(names, value if ours.startswith("encoder/layers/") else [value], strict=True):
             # safetensors writes the memory as it lies: a transposed view would be scrambled.
-            tensors[theirs.format(layer)] = np.ascontiguousarray(_outward(kind, part, config.vocab_size))
+            tensors[name] = np.ascontiguousarray(_outward(kind, part, config.vocab_size).astype(dtype))
     return tensors
 
 
@@ -96,83 +106,92 @@ def _leaf(tree: Any, path: str) -> Any:
     return functools.reduce(lambda node, key: node[key], path.split("/"), tree)
 
 
-def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Writes a safetensors file, reads it back and compares."""
-    save_file(tensors, path, metadata={"format": "pt"})
-    with safe_open(path, "numpy") as file:
-        for name, tensor in tensors.items():
-            if not np.array_equal(file.get_tensor(name), tensor):
-                raise RuntimeError(f"{path}: tensor {name} read back differs from what was written")
+def from_tensors(
+    tensors: Mapping[str, Tensor], config: ModelConfig, architecture: str, outputs: int = 0, allow_unused: bool = False
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(the parameter tree, float32 numpy, of the parts that are there; the names of the tensors left over).
 
-
-def read_params(folder: str | os.PathLike[str], config: ModelConfig) -> Any:
-    """The parameter tree, float32 numpy, of a BertForPreTraining in model.safetensors.
-
-    Raises ValueError for a damaged file and for tensors that are missing, left over or of another shape.
+    Names may lack the prefix of the encoder and may be those of TensorFlow's norms. A part of which any tensor is there
+    must be there whole; the encoder must be. `outputs` is the width of `head`. Raises ValueError for tensors that are
+    missing or of another shape, and for those left over unless `allow_unused`.
     """
-    path = Path(folder) / WEIGHTS
-    if not path.is_file():
-        raise ValueError(_why_unreadable(path))
-    try:
-        with safe_open(path, "numpy") as file:
-            return _read_tree(path, file, config)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or truncated: {error}") from None
-
-
-def _why_unreadable(path: Path) -> str:
-    others = [name for name in _UNREADABLE if (path.parent / name).is_file()]
-    if not others:
-        return f"{path.parent} has no {path.name}"
-    reason = "weights in several files are not read" if "safetensors" in others[0] else (
-        "pickle can run code when it is opened and other formats are not known here"
-    )
-    return f"{path.parent} has {others[0]} but no {path.name}: {reason}; save it again as one safetensors file"
-
-
-def _read_tree(path: Path, file: Any, config: ModelConfig) -> dict[str, Any]:
-    _check_names(path, file, config)
-    shapes = jax.eval_shape(functools.partial(initialize, config), jax.random.key(0))
+    named = _canonical(tensors)
+    untied = _resolve_copies(named, allow_unused)
+    parts = ("encoder", "pooler", "mlm", "nsp", *(("head",) if ARCHITECTURES[architecture].output else ()))
+    rows = list(_rows(config, parts, ARCHITECTURES[architecture].output))
+    present = {ours.partition("/")[0] for ours, names, _ in rows if any(name in named for name in names)} | {"encoder"}
+    rows = [row for row in rows if row[0].partition("/")[0] in present]
+    expected = [name for _, names, _ in rows for name in names]
+    _refuse([name for name in expected if name not in named], "missing", named, architecture)
+    unused = sorted(set(named) - set(expected) - set(_BUFFERS))
+    if not allow_unused:
+        _refuse(unused, "left over", named, architecture)
+    shapes = _shapes(config, outputs)
     tree: dict[str, Any] = {}
-    for ours, theirs, kind in TENSORS:
+    for ours, names, kind in rows:
         shape = _leaf(shapes, ours).shape
-        if "{}" in theirs:
-            names = (theirs.format(layer) for layer in range(config.num_layers))
-            value = np.stack([_read_tensor(path, file, name, kind, shape[1:], config) for name in names])
-        else:
-            value = _read_tensor(path, file, theirs, kind, shape, config)
-        *parents, name = ours.split("/")
-        functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)[name] = value
-    return tree
+        stacked = ours.startswith("encoder/layers/")
+        values = [_read(name, named[name], kind, shape[1:] if stacked else shape, config) for name in names]
+        *parents, last = ours.split("/")
+        node = functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)
+        node[last] = np.stack(values) if stacked else values[0]
+    return tree, (*unused, *untied)
 
 
-def _read_tensor(
-    path: Path, file: Any, name: str, kind: str, shape: tuple[int, ...], config: ModelConfig
-) -> np.ndarray:
-    """One tensor in our `shape`, after comparing its type and shape there with what our shape makes of it."""
-    entry = file.get_slice(name)
+def _canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names of TENSORS. The encoder saved alone lacks its prefix."""
+    bare = not any(name.startswith("bert.") for name in tensors)
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        full = re.sub(r"\bLayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"\bLayerNorm\.beta$", "LayerNorm.bias", name))
+        if bare and full.startswith(("embeddings.", "encoder.", "pooler.")):
+            full = f"bert.{full}"
+        if full in named:
+            raise ValueError(f"{tensor.origin}: tensor {name} is there twice, under an old and a new name")
+        named[full] = tensor
+    return named
+
+
+def _resolve_copies(named: dict[str, Tensor], allow_unused: bool) -> tuple[str, ...]:
+    """Takes the decoder of the masked-language-model head out of `named`, where it copies the word embedding and the
+    head's bias. Where it does not, the whole head is unused, or refused.
+    """
+    for copy, original in ((_DECODER, _WORDS), (_DECODER_BIAS, _BIAS)):
+        if copy not in named:
+            continue
+        tensor = named.pop(copy)
+        named.setdefault(original, tensor)
+        if tensor.shape == named[original].shape and np.array_equal(tensor.read(), named[original].read()):
+            continue
+        if not allow_unused:
+            raise ValueError(f"{tensor.origin}: tensor {copy} differs from {original}, and this model ties the two")
+        head = [name for name in named if name.startswith("cls.predictions.")]
+        for name in head:
+            del named[name]
+        return (copy, *head)
+    return ()
+
+
+def _refuse(names: list[str], state: str, named: dict[str, Tensor], architecture: str) -> None:
+    if names:
+        origin = next(iter(named.values())).origin if named else "the checkpoint"
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        verb = "tensors " + shown + " are" if len(names) > 1 else f"tensor {shown} is"
+        raise ValueError(f"{origin}: {verb} {state}; expected those of {architecture}")
+
+
+def _shapes(config: ModelConfig, outputs: int) -> Any:
+    shapes = jax.eval_shape(functools.partial(initialize, config), jax.random.key(0))
+    head = {"kernel": (config.hidden_size, outputs), "bias": (outputs,)}
+    return shapes | {"head": {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in head.items()}}
+
+
+def _read(name: str, tensor: Tensor, kind: str, shape: tuple[int, ...], config: ModelConfig) -> np.ndarray:
+    """One tensor in our `shape`, after comparing its shape there with what our shape makes of it."""
     outward = functools.partial(_outward, kind, vocab_size=config.vocab_size)
-    expected = list(jax.eval_shape(outward, jax.ShapeDtypeStruct(shape, np.float32)).shape)
-    if entry.get_shape() != expected:
-        raise ValueError(f"{path}: tensor {name} has shape {entry.get_shape()}, and config.json makes it {expected}")
-    if entry.get_dtype() not in ("F32", "F16", "BF16", "F64"):
-        raise ValueError(f"{path}: tensor {name} has type {entry.get_dtype()}, expected floating-point numbers")
-    return _inward(kind, file.get_tensor(name).astype(np.float32), shape)
-
-
-def _tensor_names(config: ModelConfig) -> Iterator[str]:
-    for _, theirs, _ in TENSORS:
-        yield from (theirs.format(layer) for layer in range(config.num_layers if "{}" in theirs else 1))
-
-
-def _check_names(path: Path, file: Any, config: ModelConfig) -> None:
-    found, expected = set(file.keys()), list(_tensor_names(config))
-    missing = [name for name in expected if name not in found]
-    left = sorted(found - set(expected) - set(_COPIES) - set(_BUFFERS))
-    for names, state in ((missing, "missing"), (left, "left over")):
-        if names:
-            more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
-            raise ValueError(f"{path}: tensor {names[0]}{more} {state}; expected those of BertForPreTraining")
-    for copy, original in _COPIES.items():
-        if copy in found and not np.array_equal(file.get_tensor(copy), file.get_tensor(original)):
-            raise ValueError(f"{path}: tensor {copy} differs from {original}, and this model ties the two")
+    expected = jax.eval_shape(outward, jax.ShapeDtypeStruct(shape, np.float32)).shape
+    if tensor.shape != expected:
+        raise ValueError(
+            f"{tensor.origin}: tensor {name} has shape {list(tensor.shape)}, and its settings make it {list(expected)}"
+        )
+    return _inward(kind, tensor.read(), shape)

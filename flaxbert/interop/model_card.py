@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from flaxbert.config import Experiment
+from flaxbert.interop.architectures import ARCHITECTURES, PRETRAINING, describe
 
 # Held-out results in the order of the card: the key in metrics.jsonl, its name, how it is written.
 _RESULTS = (
@@ -29,6 +30,8 @@ class Facts(NamedTuple):
     """Names and values to show."""
     results: dict[str, Any]
     """A validation line of metrics.jsonl; empty where the run was never evaluated."""
+    architecture: str = PRETRAINING
+    """The class that the weights are those of."""
     changes: tuple[dict[str, Any], ...] = ()
     """`RunConfig.changes`: what later launches changed, each with the `step` from which on."""
 
@@ -41,7 +44,7 @@ def model_card(facts: Facts) -> str:
         "## Tokenizer\n\n" + _table("tokenizer", facts.tokenizer),
         _recipe(facts),
         _results(facts),
-        _USE,
+        _use(facts),
         _limitations(facts),
     )
     return f"---\n{_header(facts)}\n---\n\n" + "\n\n".join(sections) + "\n"
@@ -69,7 +72,7 @@ def _header(facts: Facts) -> str:
     data = ModelCardData(
         language=facts.corpus.get("language"),
         library_name="transformers",
-        pipeline_tag="fill-mask",
+        pipeline_tag="fill-mask" if _guesses(facts) else "feature-extraction",
         tags=["bert", "pretraining", "flaxbert"],
         model_name=facts.name if measured else None,
         eval_results=measured or None,
@@ -90,12 +93,20 @@ def _introduction(facts: Facts) -> str:
     model = facts.experiment.model
     return (
         f"# {facts.name}\n\n"
-        f"A BERT encoder with its masked-language-model and next-sentence heads: {model.num_layers} layers, "
+        f"A BERT encoder with {_heads(facts)}: {model.num_layers} layers, "
         f"hidden size {model.hidden_size}, {model.num_heads} heads, {facts.parameters:,} parameters, "
         f"up to {model.max_length} tokens. It was pretrained with flaxbert, in JAX; the weights are those of "
-        "`BertForPreTraining`.\n\n"
+        f"`{facts.architecture}`.\n\n"
         "No licence is stated here: whoever publishes this model chooses one, with an eye to that of the corpus."
     )
+
+
+def _heads(facts: Facts) -> str:
+    return describe(ARCHITECTURES[facts.architecture].parts[1:])
+
+
+def _guesses(facts: Facts) -> bool:
+    return "mlm" in ARCHITECTURES[facts.architecture].parts
 
 
 def _recipe(facts: Facts) -> str:
@@ -135,12 +146,10 @@ def _results(facts: Facts) -> str:
 _USE = """## Use
 
 ```python
-from transformers import AutoModelForPreTraining, AutoTokenizer, pipeline
+from transformers import {auto}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("this folder")
-model = AutoModelForPreTraining.from_pretrained("this folder")
-
-print(pipeline("fill-mask", model="this folder")("A sentence with one [MASK] in it."))
+model = {auto}.from_pretrained("this folder")
 ```
 
 or, without PyTorch:
@@ -149,8 +158,14 @@ or, without PyTorch:
 import flaxbert
 
 model = flaxbert.load("this folder")
-print(model.fill_mask("A sentence with one [MASK] in it."))
+{call}
 ```"""
+
+
+def _use(facts: Facts) -> str:
+    guess = 'print(model.fill_mask("A sentence with one [MASK] in it."))'
+    call = guess if _guesses(facts) else 'hidden, mask = model.encode(["A sentence.", "Another one."])'
+    return _USE.format(auto=ARCHITECTURES[facts.architecture].auto_class, call=call)
 
 
 _UNTRAINED = "Its next-sentence head was not trained: this run drew no pairs."

@@ -1,45 +1,65 @@
-"""`flaxbert export`: a run's directory as a Hugging Face directory, its card filled in with what the run recorded."""
+"""`flaxbert export`: a model as a Hugging Face directory; a run's card is filled in with what the run recorded."""
 
 import json
-import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
-def export(run: str, output: str, step: int | None = None) -> None:
-    """Writes the model of a run's checkpoint, the newest unless `step` names one, for transformers to load."""
+def export(
+    model: str, output: str, step: int | None = None, architecture: str | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32", batch: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Writes a model for transformers to load: that of a run's checkpoint, the newest unless `step` names one, or that
+    of a directory in another precision or class.
+
+    `architecture` is the class to write it as, by default the one that holds all its parts. What is written is read
+    back and must say the same of `batch`, as the stream gives it, or of random tokens; else nothing appears.
+    """
     # Imported here: --help must not wait for JAX.
-    import jax
+    import jax.numpy as jnp
 
     from flaxbert.interop import huggingface
+    from flaxbert.interop.architectures import narrowed
+    from flaxbert.interop.conversion_card import conversion_card
+    from flaxbert.tools.load import is_run, load, load_run
+    from flaxbert.tools.written import check_written
+
+    folder = Path(model)
+    huggingface.check_output(output)
+    if is_run(folder):
+        loaded, found = load_run(folder, step)
+    elif step is not None:
+        raise ValueError(f"step {step} is given, and {model} is not a run's directory")
+    else:
+        loaded, found = load(model), None
+    checkpoint = narrowed(loaded.checkpoint, architecture or loaded.architecture)
+    if found is not None:
+        card, tokenizer = _run_card(folder, Path(output).name, checkpoint, found), folder / "tokenizer"
+    else:
+        card, tokenizer = conversion_card(Path(output).name, folder.resolve().name, checkpoint, ()), folder
+    moved: list[float] = []
+    check = check_written(checkpoint, jnp.dtype(dtype), batch, moved)
+    huggingface.export(checkpoint, tokenizer, output, card, jnp.dtype(dtype), check)
+    _report(output, checkpoint.architecture, found, dtype, moved[0])
+
+
+def _run_card(folder: Path, name: str, checkpoint: Any, step: int) -> str:
+    from flaxbert.interop.architectures import parameter_count
     from flaxbert.interop.model_card import Facts, model_card
-    from flaxbert.tools.load import is_run, load_run
     from flaxbert.training.run import read_run
 
-    folder = Path(run)
-    if not is_run(folder):
-        raise ValueError(f"{run} is not a run's directory: it has no config.json with an experiment")
-    huggingface.check_output(output)
-    settings = read_run(run)
-    model, found = load_run(folder, step)
-    facts = Facts(
-        name=Path(output).name,
+    settings = read_run(str(folder))
+    return model_card(Facts(
+        name=name,
         experiment=settings.experiment,
-        step=found,
-        parameters=_parameters(jax.tree.leaves(model.params), settings.experiment.model),
+        step=step,
+        parameters=parameter_count(checkpoint),
+        architecture=checkpoint.architecture,
         corpus=_corpus(settings.corpus),
         tokenizer=_tokenizer(folder / "tokenizer"),
-        results=held_out_results(folder / "metrics.jsonl", found),
+        results=held_out_results(folder / "metrics.jsonl", step),
         changes=tuple(settings.changes),
-    )
-    huggingface.export(model.params, model.config, folder / "tokenizer", output, model_card(facts))
-    _report(output, found)
-
-
-def _parameters(leaves: list[Any], config: Any) -> int:
-    """Parameters in the export: without the rows that pad the vocabulary and their biases."""
-    padding = config.padded_vocab_size - config.vocab_size
-    return sum(math.prod(leaf.shape) for leaf in leaves) - padding * (config.hidden_size + 1)
+    ))  # fmt: skip
 
 
 def _corpus(recorded: dict[str, Any]) -> dict[str, Any]:
@@ -70,10 +90,16 @@ def held_out_results(path: Path, step: int) -> dict[str, Any]:
     return last
 
 
-def _report(output: str, step: int) -> None:
+def _report(output: str, architecture: str, step: int | None, dtype: str, moved: float) -> None:
+    from flaxbert.interop.architectures import ARCHITECTURES
+
     folder = Path(output)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    print(f"Step {step:,} written to {folder} ({size:.1f} MB): {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    what = f"Step {step:,}" if step is not None else "The model"
+    print(f"{what} written to {folder} ({size:.1f} MB): {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    precision = "" if dtype == "float32" else f"; {dtype} moves no output by more than {moved:.2g}"
+    print(f"Read back: its outputs are those of what was written{precision}.")
+    auto = ARCHITECTURES[architecture].auto_class
     print("Load it with:")
-    print(f"    model = transformers.AutoModelForPreTraining.from_pretrained({str(folder)!r})")
+    print(f"    model = transformers.{auto}.from_pretrained({str(folder)!r})")
     print(f"    tokenizer = transformers.AutoTokenizer.from_pretrained({str(folder)!r})")

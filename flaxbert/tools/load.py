@@ -12,7 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxbert.config import ModelConfig
-from flaxbert.interop.huggingface import CONFIG, read_config, read_params, read_tokenizer
+from flaxbert.interop import huggingface
+from flaxbert.interop.architectures import ARCHITECTURES, PRETRAINING, Checkpoint, describe
+from flaxbert.interop.huggingface_config import CONFIG
+from flaxbert.interop.huggingface_tokenizer import read_tokenizer
+from flaxbert.model.finetuning import BertWithHead
 from flaxbert.model.pretraining import BertForPreTraining
 
 MASK = "[MASK]"
@@ -29,10 +33,10 @@ class Encoded(NamedTuple):
 
 
 class Logits(NamedTuple):
-    """What the two pretraining heads say."""
+    """What the two pretraining heads say; None where the model lacks the head."""
 
-    mlm: jax.Array  # [B, S, V] float32, V without padding
-    nsp: jax.Array  # [B, 2] float32: the second segment follows the first, or was drawn at random
+    mlm: jax.Array | None  # [B, S, V] float32, V without padding
+    nsp: jax.Array | None  # [B, 2] float32: the second segment follows the first, or was drawn at random
     mask: np.ndarray  # [B, S] bool: False is padding
 
 
@@ -52,7 +56,17 @@ class Model(NamedTuple):
 
     config: ModelConfig
     params: Any
+    """float32; the parts at its top are those that the model has."""
     tokenizer: Any
+    architecture: str = PRETRAINING
+    """Its class in transformers."""
+    labels: tuple[str, ...] = ()
+    """The names of a fine-tuned model's outputs."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model as it is exported."""
+        return Checkpoint(self.config, self.params, self.architecture, self.labels)
 
     def encode(self, texts: Sequence[Text], max_length: int | None = None) -> Encoded:
         """Hidden states of texts or pairs of texts, all at once; longer ones are cut to `max_length` tokens."""
@@ -66,16 +80,31 @@ class Model(NamedTuple):
         mlm, nsp = _logits(self.config, self.params, batch, everywhere)
         return Logits(mlm, nsp, mask)
 
+    def outputs(self, texts: Sequence[Text], max_length: int | None = None) -> jax.Array:
+        """What the output layer of a fine-tuned model gives, float32: [B, N] for a text or pair of texts, or
+        [B, S, N] for its tokens. Raises ValueError for a model without one.
+        """
+        self._need("head")
+        batch, _ = tokenize(self, texts, max_length)
+        found: jax.Array = _outputs(self.config, self.architecture, self.params, batch)
+        return found
+
+    def _need(self, part: str) -> None:
+        if part not in self.params:
+            raise ValueError(f"the model is a {self.architecture}: it lacks {describe((part,))}")
+
     def fill_mask(self, text: str, top: int = 5) -> list[list[Fill]]:
         """The `top` likeliest tokens for each [MASK] of a text, likeliest first.
 
         Raises ValueError for a text without one, or with one beyond the model's length.
         """
+        self._need("mlm")
         if not 1 <= top <= (self.config.vocab_size or 0):
             raise ValueError(f"top {top} is not in [1, {self.config.vocab_size}], the size of the vocabulary")
         positions, places = _masks(self, text)
         batch, _ = tokenize(self, [text])
         mlm, _ = _logits(self.config, self.params, batch, jnp.asarray([positions]))
+        assert mlm is not None, "the head was asked for above"
         probabilities, ids = jax.lax.top_k(jax.nn.softmax(mlm[0]), top)  # [P, top] each
         return [
             [_fill(self.tokenizer, text, place, int(index), float(p)) for p, index in zip(*row, strict=True)]
@@ -93,9 +122,9 @@ def load(model: str | os.PathLike[str]) -> Model:
         raise ValueError(f"model {model} is no directory: expected that of a run, an export or a Hugging Face model")
     if is_run(folder):
         return load_run(folder)[0]
-    config = read_config(folder)
-    tokenizer = read_tokenizer(folder, config)
-    return Model(config, jax.device_put(read_params(folder, config)), tokenizer)
+    found = huggingface.read(folder)
+    tokenizer = read_tokenizer(folder, found.config)
+    return Model(found.config, jax.device_put(found.params), tokenizer, found.architecture, found.labels)
 
 
 def is_run(folder: Path) -> bool:
@@ -168,12 +197,38 @@ def _encode(config: ModelConfig, params: Any, batch: dict[str, jax.Array]) -> ja
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(
     config: ModelConfig, params: Any, batch: dict[str, jax.Array], positions: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """MLM logits [B, P, V] at positions [B, P], without the padded vocabulary, and NSP logits [B, 2]."""
-    heads = {"masked_positions": positions, "cls_positions": jnp.zeros((positions.shape[0], 1), jnp.int32)}
-    logits: Any = BertForPreTraining(config).apply({"params": params}, batch | heads)
-    mlm, nsp = logits
-    return mlm[:, :, :config.vocab_size], nsp[:, 0]
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """MLM logits [B, P, V] at positions [B, P], without the padded vocabulary, and NSP logits [B, 2]; None for a head
+    that is not in the parameters.
+    """
+    model, variables = BertForPreTraining(config), {"params": params}
+    hidden: Any = model.apply(variables, batch, method="encode")
+    mlm: Any = model.apply(variables, hidden, positions, method="mlm_logits") if "mlm" in params else None
+    starts = jnp.zeros((positions.shape[0], 1), jnp.int32)
+    nsp: Any = model.apply(variables, hidden, starts, method="nsp_logits") if "nsp" in params else None
+    return None if mlm is None else mlm[:, :, :config.vocab_size], None if nsp is None else nsp[:, 0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _outputs(config: ModelConfig, architecture: str, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    """[B, N] of the pooled text where the architecture has a pooler, else [B, S, N]."""
+    pooled = "pooler" in ARCHITECTURES[architecture].parts
+    starts = {"cls_positions": jnp.zeros((batch["input_ids"].shape[0], 1), jnp.int32)}
+    model = BertWithHead(config, params["head"]["bias"].shape[0], pooled)
+    found: Any = model.apply({"params": params}, batch | starts)
+    return found[:, 0] if pooled else found
+
+
+def everything(model: Model, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+    """All that the model says of a batch: hidden states [B, S, D] and, of the heads it has, the outputs at every
+    token.
+    """
+    ids = {name: jnp.asarray(batch[name]) for name in ("input_ids", "segment_ids", "sequence_ids", "position_ids")}
+    everywhere = jnp.broadcast_to(jnp.arange(ids["input_ids"].shape[1]), ids["input_ids"].shape)
+    mlm, nsp = _logits(model.config, model.params, ids, everywhere)
+    head = _outputs(model.config, model.architecture, model.params, ids) if "head" in model.params else None
+    found = {"hidden": _encode(model.config, model.params, ids), "mlm": mlm, "nsp": nsp, "head": head}
+    return {name: np.asarray(values) for name, values in found.items() if values is not None}
 
 
 def _masks(model: Model, text: str) -> tuple[list[int], list[tuple[int, int]]]:

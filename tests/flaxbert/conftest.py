@@ -12,6 +12,7 @@ from data_pipeline import tokenizer_training
 from data_pipeline.config import DataConfig
 from flaxbert.config import PRESETS, Experiment, OptimizerConfig
 from flaxbert.interop import huggingface
+from flaxbert.interop.architectures import Checkpoint
 from flaxbert.model.pretraining import initialize
 
 SENTENCES = [
@@ -57,7 +58,7 @@ def small_params(small_config):
 @pytest.fixture(scope="session")
 def small_export(small_config, small_params, tokenizer_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "model"
-    huggingface.export(small_params, small_config, tokenizer_folder, folder, "the card\n")
+    huggingface.export(Checkpoint(small_config, small_params), tokenizer_folder, folder, "the card\n")
     return folder
 
 

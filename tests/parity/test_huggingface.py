@@ -12,6 +12,7 @@ import pytest
 from data_pipeline import tokenizer, tokenizer_training
 from flaxbert.config import PRESETS
 from flaxbert.interop import huggingface
+from flaxbert.interop.architectures import Checkpoint
 from flaxbert.model.pretraining import initialize
 from flaxbert.tools.load import load
 
@@ -52,7 +53,7 @@ def export(request, tokenizer_folder, tmp_path_factory) -> Path:
         lambda x: np.asarray(x + generator.normal(0, 0.05, x.shape), np.float32), initialize(config, jax.random.key(0))
     )
     folder = tmp_path_factory.mktemp("export") / "model"
-    huggingface.export(params, config, tokenizer_folder, folder, "")
+    huggingface.export(Checkpoint(config, params), tokenizer_folder, folder, "")
     return folder
 
 

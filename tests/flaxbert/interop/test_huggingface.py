@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flaxbert.interop import huggingface, huggingface_tensors
+from flaxbert.interop import huggingface, safetensors_files
+from flaxbert.interop.architectures import Checkpoint
 from flaxbert.interop.huggingface_tensors import TENSORS, to_tensors
 from flaxbert.sharding import path_name
 
@@ -101,9 +102,9 @@ def test_a_kernel_computes_the_same_in_both_layouts(small_params, small_config):
 
 
 def test_an_export_loads_bit_equal(small_export, small_config, small_params):
-    config = huggingface.read_config(small_export)
-    assert config == small_config
-    assert_trees_equal(huggingface.read_params(small_export, config), without_padding(small_params))
+    found = huggingface.read(small_export)
+    assert found.config == small_config
+    assert_trees_equal(found.params, without_padding(small_params))
 
 
 def test_arrays_in_any_memory_order_and_on_devices_export_alike(small_export, small_config, small_params, tmp_path):
@@ -111,14 +112,14 @@ def test_arrays_in_any_memory_order_and_on_devices_export_alike(small_export, sm
         ("fortran", jax.tree.map(np.asfortranarray, small_params)),
         ("device", jax.tree.map(jax.numpy.asarray, small_params)),
     ):
-        huggingface.export(params, small_config, small_export, tmp_path / name, "")
+        huggingface.export(Checkpoint(small_config, params), small_export, tmp_path / name, "")
         written = (tmp_path / name / "model.safetensors").read_bytes()
         assert written == (small_export / "model.safetensors").read_bytes()
 
 
 def test_the_padding_of_the_vocabulary_is_cut_and_comes_back(small_export, small_config):
     assert small_config.padded_vocab_size == 128
-    params = huggingface.read_params(small_export, small_config)
+    params = huggingface.read(small_export).params
     table = params["encoder"]["embeddings"]["word"]["embedding"]
     assert table.shape == (128, D) and params["mlm"]["bias"].shape == (128,)
     assert not table[V:].any() and table[:V].all()
@@ -129,8 +130,8 @@ def test_every_setting_of_the_model_survives(small_export, small_config, tmp_pat
     config = dataclasses.replace(
         small_config, activation=activation, dropout=0.2, attention_dropout=0.0, initializer_range=0.03
     )
-    huggingface.export(small_params, config, small_export, tmp_path / "model", "")
-    assert huggingface.read_config(tmp_path / "model") == config
+    huggingface.export(Checkpoint(config, small_params), small_export, tmp_path / "model", "")
+    assert huggingface.read(tmp_path / "model").config == config
 
 
 def test_an_export_holds_the_whole_tokenizer_with_the_length_of_the_model(small_export, tokenizer_folder):
@@ -150,7 +151,7 @@ def test_all_files_of_an_export_have_the_same_permissions(small_export):
 def test_an_existing_output_is_refused_and_left_alone(small_export, small_config, small_params, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="file exists already"):
-        huggingface.export(small_params, small_config, small_export, tmp_path / "file", "")
+        huggingface.export(Checkpoint(small_config, small_params), small_export, tmp_path / "file", "")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -161,14 +162,14 @@ def test_a_full_disk_leaves_nothing_behind(small_export, small_config, small_par
 
     monkeypatch.setattr(huggingface, "write_tensors", full)
     with pytest.raises(ValueError, match="model cannot be written: .*No space left"):
-        huggingface.export(small_params, small_config, small_export, tmp_path / "model", "")
+        huggingface.export(Checkpoint(small_config, small_params), small_export, tmp_path / "model", "")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_export_left_does_not_stand_in_the_way(small_export, small_config, small_params, tmp_path):
     (tmp_path / ".model.partial").mkdir()
     (tmp_path / ".model.partial" / "model.safetensors").write_bytes(b"half")
-    huggingface.export(small_params, small_config, small_export, tmp_path / "model", "")
+    huggingface.export(Checkpoint(small_config, small_params), small_export, tmp_path / "model", "")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -176,23 +177,23 @@ def test_a_scrambled_file_is_noticed_before_it_counts(small_config, small_params
     def scramble(tensors, path, metadata):
         save_file({name: np.zeros_like(tensor) for name, tensor in tensors.items()}, path, metadata)
 
-    monkeypatch.setattr(huggingface_tensors, "save_file", scramble)
+    monkeypatch.setattr(safetensors_files, "save_file", scramble)
     with pytest.raises(RuntimeError, match="read back differs"):
-        huggingface_tensors.write_tensors(tmp_path / "x.safetensors", to_tensors(small_params, small_config))
+        safetensors_files.write_tensors(tmp_path / "x.safetensors", to_tensors(small_params, small_config))
 
 
 def test_a_diverged_run_is_not_exported(small_export, small_config, small_params, tmp_path):
     broken = jax.tree.map(np.array, small_params)
     broken["mlm"]["norm"]["scale"][3] = np.nan
     with pytest.raises(ValueError, match="mlm/norm/scale holds NaN"):
-        huggingface.export(broken, small_config, small_export, tmp_path / "model", "")
+        huggingface.export(Checkpoint(small_config, broken), small_export, tmp_path / "model", "")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(small_export, small_config, small_params, tmp_path):
     config = dataclasses.replace(small_config, vocab_size=80)
     with pytest.raises(ValueError, match="ids up to 89, and the model's vocab_size is 80"):
-        huggingface.export(small_params, config, small_export, tmp_path / "model", "")
+        huggingface.export(Checkpoint(config, small_params), small_export, tmp_path / "model", "")
 
 
 def test_copies_of_tied_tensors_and_buffers_are_accepted(folder, small_config, small_params):
@@ -202,26 +203,26 @@ def test_copies_of_tied_tensors_and_buffers_are_accepted(folder, small_config, s
         tensors["bert.embeddings.position_ids"] = np.arange(POSITIONS)[None]
 
     edit_tensors(folder, add)
-    assert_trees_equal(huggingface.read_params(folder, small_config), without_padding(small_params))
+    assert_trees_equal(huggingface.read(folder).params, without_padding(small_params))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_other_precisions_load_as_float32(folder, small_config, small_params, dtype):
     edit_tensors(folder, lambda tensors: tensors.update({k: v.astype(dtype) for k, v in tensors.items()}))
     expected = jax.tree.map(lambda x: x.astype(dtype).astype(np.float32), without_padding(small_params))
-    assert_trees_equal(huggingface.read_params(folder, small_config), expected)
+    assert_trees_equal(huggingface.read(folder).params, expected)
 
 
 BAD_TENSORS = {
     "missing": (lambda t: t.pop("bert.pooler.dense.bias"), "tensor bert.pooler.dense.bias is missing"),
     "several missing": (
         lambda t: [t.pop(f"bert.encoder.layer.2.{name}.bias") for name in DENSE],
-        "tensor bert.encoder.layer.2.attention.self.query.bias and 5 more are missing",
+        "tensors bert.encoder.layer.2.attention.self.query.bias, .* are missing",
     ),
     "left over": (lambda t: t.update(extra=np.zeros(3)), "tensor extra is left over; expected those of Bert"),
     "shape": (
         lambda t: t.update({"cls.seq_relationship.weight": np.zeros((3, D), np.float32)}),
-        r"cls.seq_relationship.weight has shape \[3, 24\], and config.json makes it \[2, 24\]",
+        r"cls.seq_relationship.weight has shape \[3, 24\], and its settings make it \[2, 24\]",
     ),
     "type": (
         lambda t: t.update({"bert.pooler.dense.bias": np.zeros(D, np.int32)}),
@@ -239,7 +240,7 @@ def test_tensors_that_do_not_fit_are_named(folder, small_config, case):
     change, message = BAD_TENSORS[case]
     edit_tensors(folder, change)
     with pytest.raises(ValueError, match=message):
-        huggingface.read_params(folder, small_config)
+        huggingface.read(folder).params
 
 
 @pytest.mark.parametrize("kept", [0, 7, 500, 20_000])
@@ -247,7 +248,7 @@ def test_a_truncated_file_is_refused(folder, small_config, kept):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match="model.safetensors is damaged or truncated"):
-        huggingface.read_params(folder, small_config)
+        huggingface.read(folder).params
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_a_truncated_file_is_refused(folder, small_config, kept):
     [
         (None, "has no model.safetensors"),
         ("pytorch_model.bin", "pytorch_model.bin but no model.safetensors: pickle can run code"),
-        ("model.safetensors.index.json", "weights in several files"),
+        ("model.safetensors.index.json", "index.json is not an index of tensors"),
     ],
 )
 def test_other_weights_are_refused_unread(folder, small_config, found, message):
@@ -263,16 +264,15 @@ def test_other_weights_are_refused_unread(folder, small_config, found, message):
     if found:
         (folder / found).write_bytes(b"")
     with pytest.raises(ValueError, match=message):
-        huggingface.read_params(folder, small_config)
+        huggingface.read(folder).params
 
 
 BAD_FIELDS = [
     ({"model_type": "roberta"}, "model_type is 'roberta', expected 'bert'"),
-    ({"hidden_act": "relu"}, "hidden_act is 'relu', expected 'gelu' or 'gelu_new'"),
+    ({"hidden_act": "relu"}, "hidden_act is 'relu', expected one of 'gelu', 'gelu_new'"),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key', and this encoder knows"),
     ({"is_decoder": True}, "is_decoder is True"),
     ({"add_cross_attention": True}, "add_cross_attention is True"),
-    ({"tie_word_embeddings": False}, "tie_word_embeddings is False"),
     ({"hidden_size": "24"}, "hidden_size is '24', expected int"),
     ({"num_hidden_layers": None}, "num_hidden_layers is missing"),
     ({"layer_norm_eps": True}, "layer_norm_eps is True, expected a number"),
@@ -285,7 +285,7 @@ BAD_FIELDS = [
 def test_settings_that_this_encoder_cannot_express_are_named(folder, fields, message):
     edit_config(folder, **fields)
     with pytest.raises(ValueError, match=message):
-        huggingface.read_config(folder)
+        huggingface.read(folder)
 
 
 @pytest.mark.parametrize("content, message", [(None, "has no config.json"), ("{", "as JSON"), ("[]", "holds a list")])
@@ -294,13 +294,4 @@ def test_a_directory_without_a_usable_config_is_refused(folder, content, message
     if content:
         (folder / "config.json").write_text(content)
     with pytest.raises(ValueError, match=message):
-        huggingface.read_config(folder)
-
-
-@pytest.mark.parametrize("content, message", [(None, "has no tokenizer.json"), ("{", "tokenizer.json cannot be read")])
-def test_a_directory_without_a_usable_tokenizer_is_refused(folder, small_config, content, message):
-    (folder / "tokenizer.json").unlink()
-    if content:
-        (folder / "tokenizer.json").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        huggingface.read_tokenizer(folder, small_config)
+        huggingface.read(folder)

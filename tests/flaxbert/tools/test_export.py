@@ -2,8 +2,12 @@
 
 import json
 
+import ml_dtypes
+import numpy as np
 import pytest
 
+from flaxbert.interop import huggingface
+from flaxbert.interop.architectures import ARCHITECTURES
 from flaxbert.tools.export import export, held_out_results
 
 
@@ -69,11 +73,60 @@ def test_the_card_tells_what_a_later_launch_changed(run, tmp_path):
     assert "From step 40 on, train.steps was 44 instead of 40" in (tmp_path / "model" / "README.md").read_text()
 
 
-def test_a_folder_that_is_no_run_is_refused(small_export, tmp_path):
-    for folder in (small_export, tmp_path / "nowhere"):
-        with pytest.raises(ValueError, match="is not a run's directory"):
-            export(str(folder), str(tmp_path / "model"))
+def test_a_folder_that_holds_no_model_is_refused(small_export, tmp_path):
+    with pytest.raises(ValueError, match="no directory: expected that of a run, an export"):
+        export(str(tmp_path / "nowhere"), str(tmp_path / "model"))
+    with pytest.raises(ValueError, match="step 3 is given, and .* is not a run's directory"):
+        export(str(small_export), str(tmp_path / "model"), step=3)
     assert not (tmp_path / "model").exists()
+
+
+def test_an_export_of_an_export_is_bit_equal(small_export, tmp_path):
+    export(str(small_export), str(tmp_path / "again"))
+    written = (tmp_path / "again" / "model.safetensors").read_bytes()
+    assert written == (small_export / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("architecture", ["BertModel", "BertForMaskedLM", "BertForNextSentencePrediction"])
+def test_a_class_is_written_with_its_parts_alone(run, tmp_path, small_params, architecture, capsys):
+    export(str(run), str(tmp_path / "model"), architecture=architecture)
+    found = huggingface.read(tmp_path / "model")
+    assert found.architecture == architecture and set(found.params) == set(ARCHITECTURES[architecture].parts)
+    kernel = found.params["encoder"]["layers"]["mlp"]["up"]["kernel"]
+    np.testing.assert_array_equal(kernel, small_params["encoder"]["layers"]["mlp"]["up"]["kernel"])
+    assert f"`{architecture}`" in (tmp_path / "model" / "README.md").read_text()
+    assert f"transformers.{ARCHITECTURES[architecture].auto_class}.from_pretrained" in capsys.readouterr().out
+
+
+def test_a_class_whose_parts_the_model_lacks_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="cannot be written as BertForSequenceClassification: the output layer"):
+        export(str(run), str(tmp_path / "model"), architecture="BertForSequenceClassification")
+    with pytest.raises(ValueError, match="architecture 'Bert' is not one of BertForPreTraining"):
+        export(str(run), str(tmp_path / "model"), architecture="Bert")
+    assert not (tmp_path / "model").exists()
+
+
+def test_bfloat16_halves_the_weights_and_says_what_it_moves(run, small_export, tmp_path, small_params, capsys):
+    export(str(run), str(tmp_path / "model"), dtype="bfloat16")
+    size, full = ((folder / "model.safetensors").stat().st_size for folder in (tmp_path / "model", small_export))
+    assert size < 0.6 * full
+    rounded = np.asarray(small_params["nsp"]["kernel"]).astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(huggingface.read(tmp_path / "model").params["nsp"]["kernel"], rounded)
+    assert "bfloat16 moves no output by more than 0." in capsys.readouterr().out
+
+
+def test_a_directory_that_says_something_else_never_appears(run, tmp_path, monkeypatch):
+    def swapped(params, *rest):
+        tensors = to_tensors(params, *rest)
+        names = "bert.encoder.layer.0.output.dense.bias", "bert.encoder.layer.1.output.dense.bias"
+        tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
+        return tensors
+
+    to_tensors = huggingface.to_tensors
+    monkeypatch.setattr(huggingface, "to_tensors", swapped)
+    with pytest.raises(RuntimeError, match="gives another hidden than the one written"):
+        export(str(run), str(tmp_path / "model"))
+    assert not [path for path in tmp_path.iterdir() if "model" in path.name]
 
 
 def test_an_output_that_exists_is_refused(run, tmp_path):
