@@ -6,120 +6,16 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tyro
 
-from data_pipeline.config import PrepareConfig
+from data_pipeline.config import DataConfig
 from flaxbert import flags
+from flaxbert.commands import Doctor, Evaluate, Export, FillMask, Import, Prepare, Pretrain, Quickstart
 from flaxbert.config import Experiment, with_vocabulary
 
 DONE, USER_ERROR, STOPPED = 0, 1, 75
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepare:
-    """Text → a prepared corpus that any experiment can train on."""
-
-    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="INPUT...")]
-    """Files, globs, directories or URLs of text, JSON lines or Parquet, plain or compressed; `tfds:NAME@SPLIT#FIELD`;
-    or `python-docs`."""
-    output: str
-    """The folder to write."""
-    settings: Annotated[PrepareConfig, tyro.conf.arg(name="")] = PrepareConfig()
-    workers: int | None = None
-    """Processes. None: one for each core."""
-    engine: Literal["local", "beam"] = "local"
-    """Processes here, or Apache Beam: what follows a bare `--` are the flags of its runner."""
-    beam_flags: tyro.conf.Suppress[tuple[str, ...]] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Pretrain:
-    """Pretrain a model on a prepared corpus. The same command again resumes."""
-
-    experiment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
-    """A name in experiments/ or the path of a Python file that defines EXPERIMENT."""
-    corpus: str
-    """A prepared corpus."""
-    workdir: str
-    """The run's folder: settings, checkpoints, metrics."""
-    settings: Annotated[Experiment, tyro.conf.arg(name="")] = Experiment()
-
-
-@dataclasses.dataclass(frozen=True)
-class Doctor:
-    """Examine a prepared corpus: what makes runs fail, and what mends it."""
-
-    corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
-    """A prepared corpus. The checksum of every shard is compared first."""
-    batch_size: int = 256
-    """Rows in a batch: what steps are counted in."""
-    lengths: tuple[int, ...] = (128, 512)
-    """The sequence lengths to draw sequences at; the default is that of the paper's two phases."""
-    sample_tokens: int = 200_000_000
-    """Training tokens that are read; of a larger corpus, blocks spread evenly over it."""
-    json: str | None = None
-    """Write all that was measured as JSON. `-`: to standard output, and nothing else."""
-    plot: str | None = None
-    """Draw histograms into this file, which ends in .png."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Export:
-    """Write a model as a folder that Hugging Face transformers loads."""
-
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run's folder, an export, or a Hugging Face folder."""
-    output: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUTPUT")]
-    """The folder to write."""
-    step: int | None = None
-    """The checkpoint of a run to export. None: the newest."""
-    architecture: str | None = None
-    """The class to write: BertForPreTraining, BertModel (the encoder alone), BertForMaskedLM, ... None: the one that
-    holds all parts of the model."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Import:
-    """Turn a checkpoint of Google's BERT, or a Hugging Face folder, into a folder of ours."""
-
-    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """A folder with bert_config.json, a TensorFlow checkpoint and vocab.txt; such a checkpoint, named without its
-    endings; or a Hugging Face folder with safetensors."""
-    output: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUTPUT")]
-    """The folder to write."""
-    activation: Literal["gelu", "gelu_new"] | None = None
-    """`gelu` is exact, `gelu_new` the tanh form. None: what the source says; Google's configurations say `gelu` of
-    both."""
-    lowercase: bool | None = None
-    """Whether a vocabulary without settings is that of lower-cased text. None: unless it holds capital letters."""
-    allow_unused: bool = False
-    """Leave out tensors that this model has no place for. False: refuse."""
-    seed: int = 0
-    """Of the heads that the source lacks."""
-
-
-@dataclasses.dataclass(frozen=True)
-class FillMask:
-    """Print the likeliest words for each [MASK]."""
-
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run's folder, an export, or a Hugging Face folder."""
-    texts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TEXT...")]
-    """Texts that hold [MASK]."""
-    top: int = 5
-    """Words for each mask."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Quickstart:
-    """Prepare, pretrain, look at and export a tiny BERT on Python's documentation, in minutes."""
-
-    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")] = "runs/quickstart"
-    """Where everything goes."""
 
 
 def prepare(arguments: Prepare) -> int:
@@ -146,19 +42,35 @@ def _pretrain(arguments: Pretrain, stop: Callable[[], bool]) -> int:
     corpus = open_corpus(arguments.corpus)  # before JAX is imported: a mistyped path is told of at once
     experiment, facts = with_vocabulary(arguments.settings, corpus.vocab_size), _corpus_facts(corpus)
 
+    from flaxbert.training.checkpoint import saved_steps
     from flaxbert.training.loop import check_devices, train
     from flaxbert.training.run import begin_or_resume, check_run, describe_changes, only_launch
 
-    changed = check_run(arguments.workdir, experiment, facts)
+    init = str(pathlib.Path(arguments.init).absolute()) if arguments.init is not None else None
+    changed = check_run(arguments.workdir, experiment, facts, init)
     check_devices(experiment)
+    begin, told = None, list[str]()
+    if init is not None and not saved_steps(arguments.workdir):
+        begin, told = _begin_with(arguments.init, experiment, corpus)
     plan = experiment.train
     sentences = outlook(corpus, experiment.data, plan.batch_size, plan.seed, evaluated=plan.eval_every > 0)
-    for sentence in [*sentences, *describe_changes(changed or {})]:
+    for sentence in [*sentences, *describe_changes(changed or {}), *told]:
         print(sentence, file=sys.stderr)
     with only_launch(arguments.workdir):
-        begin_or_resume(arguments.workdir, experiment, facts, str(pathlib.Path(corpus.path) / "tokenizer"))
-        outcome = train(experiment, arguments.workdir, _streams(corpus, experiment), stop)
+        begin_or_resume(arguments.workdir, experiment, facts, str(pathlib.Path(corpus.path) / "tokenizer"), init)
+        outcome = train(experiment, arguments.workdir, _streams(corpus, experiment), stop, begin)
     return STOPPED if outcome.stopped else DONE
+
+
+def _begin_with(model: str | None, experiment: Experiment, corpus: Any) -> tuple[Any, list[str]]:
+    """The parameters of a model for a run's first step, and what is to be said of them."""
+    from flaxbert.interop.huggingface_tokenizer import check_same, read_tokenizer
+    from flaxbert.tools.load import load
+    from flaxbert.training.initial import initial_params
+
+    loaded = load(str(model))
+    check_same(str(model), loaded.tokenizer, read_tokenizer(corpus.path / "tokenizer", experiment.model))
+    return initial_params(str(model), loaded.checkpoint, experiment.model, experiment.train.seed)
 
 
 def doctor(arguments: Doctor) -> int:
@@ -193,6 +105,30 @@ def import_(arguments: Import) -> int:
     return DONE
 
 
+def evaluate(arguments: Evaluate) -> int:
+    from data_pipeline.store import open_corpus
+    from data_pipeline.stream import batches
+
+    corpus = open_corpus(arguments.corpus)
+
+    from flaxbert.interop.huggingface_tokenizer import check_same, read_tokenizer
+    from flaxbert.tools import evaluate as tool
+    from flaxbert.tools.load import load
+
+    model = load(arguments.model)
+    check_same(arguments.model, model.tokenizer, read_tokenizer(corpus.path / "tokenizer", model.config))
+    if arguments.data.sequence_length > model.config.max_length:
+        raise ValueError(
+            f"data.sequence_length {arguments.data.sequence_length} exceeds the model's {model.config.max_length}"
+        )
+    held_out = batches(
+        corpus, arguments.data, batch_size=arguments.batch_size, seed=0, split="validation", epochs=1
+    )
+    found = tool.evaluate(model, (batch for batch, _ in held_out), arguments.batches)
+    tool.show(found, arguments.json)
+    return DONE
+
+
 def fill_mask(arguments: FillMask) -> int:
     from flaxbert.tools.fill_mask import fill_mask as run
 
@@ -223,6 +159,7 @@ COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
     "doctor": (Doctor, doctor),
     "export": (Export, export),
     "import": (Import, import_),
+    "evaluate": (Evaluate, evaluate),
     "fill-mask": (FillMask, fill_mask),
     "quickstart": (Quickstart, quickstart),
 }
@@ -265,18 +202,35 @@ def _usage() -> str:
 
 
 def _parse(kind: Any, name: str, argv: list[str]) -> Any:
-    """The command's dataclass. An experiment's values are the defaults of the flags that follow its name; what follows
-    a bare `--` of prepare is Beam's.
+    """The command's dataclass. An experiment's values are the defaults of the flags that follow its name, and a run's
+    the defaults of its evaluation; what follows a bare `--` of prepare is Beam's.
     """
     if kind is Prepare and "--" in argv:
         border = argv.index("--")
         return dataclasses.replace(_parse(kind, name, argv[:border]), beam_flags=tuple(argv[border + 1:]))
-    default = None
-    if kind is Pretrain and argv and argv[0] not in ("-h", "--help"):
+    default: Any = None
+    if kind in (Pretrain, Evaluate) and argv and argv[0] not in ("-h", "--help"):
+        first = "EXPERIMENT" if kind is Pretrain else "MODEL"
         if argv[0].startswith("-"):
-            raise ValueError(f"found {argv[0]} before the EXPERIMENT: flaxbert pretrain EXPERIMENT {argv[0]} ...")
-        default = Pretrain(argv[0], tyro.MISSING, tyro.MISSING, flags.load_experiment(argv[0]))
+            raise ValueError(f"found {argv[0]} before the {first}: flaxbert {name} {first} {argv[0]} ...")
+        if kind is Pretrain:
+            default = Pretrain(argv[0], tyro.MISSING, tyro.MISSING, settings=flags.load_experiment(argv[0]))
+        else:
+            default = Evaluate(argv[0], tyro.MISSING, _data_of(argv[0]))
     return flags.parse(kind, f"flaxbert {name}", argv, default)
+
+
+def _data_of(model: str) -> DataConfig:
+    """How a run's own evaluations draw their sequences; of another model nothing is known but its length."""
+    from flaxbert.interop.huggingface_config import CONFIG, read_config
+    from flaxbert.tools.load import is_run
+    from flaxbert.training.run import read_run
+
+    if is_run(pathlib.Path(model)):
+        return read_run(model).experiment.data
+    if not (pathlib.Path(model) / CONFIG).is_file():
+        return DataConfig()  # no model: told of by its loading
+    return DataConfig(sequence_length=min(DataConfig().sequence_length, read_config(model)[0].max_length))
 
 
 def _sentence(error: BaseException) -> str:

@@ -92,12 +92,14 @@ def _tensor(prefix: str, variable: str, variables: Variables) -> Tensor:
     return Tensor(shape[::-1] if turned else shape, read, prefix)
 
 
-def read_tokenizer(source: Path, lowercase: bool | None = None) -> Tokenizer:
+def read_tokenizer(source: Path, vocab_size: int | None, lowercase: bool | None = None) -> Tokenizer:
     """The vocabulary beside a checkpoint, which does not say whether it is cased: where nothing is given, one with
-    capital letters is."""
+    capital letters is. Raises ValueError where it is not of `vocab_size`.
+    """
     path = _folder(source) / VOCABULARY
-    if lowercase is not None:
-        return load_tokenizer(path, lowercase)
-    cased = load_tokenizer(path, lowercase=False)
-    letters = [piece for piece in cased.pieces if piece.strip("[]<>") == piece and piece != piece.lower()]
-    return cased if letters else load_tokenizer(path, lowercase=True)
+    tokenizer = load_tokenizer(path, lowercase=bool(lowercase))
+    if tokenizer.vocab_size != vocab_size:
+        raise ValueError(f"{path} holds {tokenizer.vocab_size} pieces, and {CONFIG} makes vocab_size {vocab_size}")
+    if lowercase is not None or any(piece.strip("[]<>") == piece != piece.lower() for piece in tokenizer.pieces):
+        return tokenizer
+    return load_tokenizer(path, lowercase=True)

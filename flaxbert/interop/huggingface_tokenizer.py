@@ -133,6 +133,16 @@ def difference(one: Any, other: Any) -> str | None:
     return None
 
 
+def check_same(name: str, tokenizer: Any, of_corpus: Any) -> None:
+    """Raises ValueError where the tokenizer of the model `name` is not that of a corpus: ids would mean other words."""
+    found = difference(tokenizer, of_corpus)
+    if found is not None:
+        raise ValueError(
+            f"model {name}: its tokenizer is not that of the corpus: {found}; prepare the corpus with "
+            f"--tokenizer {name}"
+        )
+
+
 def _words(tokenizer: Any, text: str) -> list[str]:
     """A text normalised and split: a small vocabulary would hide what the rules do to it."""
     if tokenizer.normalizer is not None:

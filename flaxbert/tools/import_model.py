@@ -35,7 +35,7 @@ def import_model(
     huggingface.check_output(output)
     if google.is_google(folder):
         found = google.read(folder, open_variables, allow_unused)
-        tokenizer: Tokenizer | Path = google.read_tokenizer(folder, lowercase)
+        tokenizer: Tokenizer | Path = google.read_tokenizer(folder, found.config.vocab_size, lowercase)
     else:
         _check_huggingface(folder, lowercase)
         found, tokenizer = huggingface.read(folder, allow_unused), folder

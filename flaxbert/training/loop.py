@@ -65,17 +65,21 @@ def check_devices(experiment: Experiment) -> None:
 
 
 def train(
-    experiment: Experiment, workdir: str, streams: Streams, stop: Callable[[], bool] | None = None
-) -> Outcome:
+    experiment: Experiment, workdir: str, streams: Streams, stop: Callable[[], bool] | None = None,
+    begin_with: Any = None,
+) -> Outcome:  # fmt: skip
     """Trains from the newest checkpoint of `workdir` (or from the start) to the last step, or until `stop` says so.
 
-    Without `stop`, a SIGTERM or SIGINT does.
+    Without `stop`, a SIGTERM or SIGINT does. A run that begins with the parameters `begin_with`, and not with new ones,
+    evaluates them first: a line of step 0.
     """
     mesh = make_mesh(experiment.mesh)
     with jax.set_mesh(mesh), checkpoint.open_checkpoints(workdir, experiment.train.keep_checkpoints) as manager:
         functions = build_functions(experiment, mesh)
         restored = checkpoint.restore(manager, functions.abstract_state)
         state, position = restored if restored is not None else (functions.init(), None)
+        if restored is None and begin_with is not None:
+            state = state._replace(params=_placed(begin_with, functions))
         first = int(state.step)
         with (
             open_report(workdir, first, experiment.train.steps) as report,
@@ -83,7 +87,17 @@ def train(
         ):
             if restored is not None:
                 report.say(f"resumed at step {first:,}")
+            elif begin_with is not None and experiment.train.eval_every and report.evaluated != 0:
+                held_out = evaluate(experiment, functions, streams, state.params, 0, stop)
+                if held_out is None:
+                    return _stopped(report, 0)
+                report.record(held_out)
             return _loop(experiment, functions, streams, manager, state, position, report, stop)
+
+
+def _placed(params: Any, functions: Functions) -> Any:
+    """Parameters from elsewhere, laid out as the run's own."""
+    return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, functions.abstract_state.params)
 
 
 def evaluate(

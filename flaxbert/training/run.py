@@ -35,18 +35,22 @@ class RunConfig:
     """`path`, `fingerprint`, `tokenizer_fingerprint` and the counts of its train and validation split."""
     versions: dict[str, str]
     git_revision: str | None
+    init: str | None = None
+    """The model that the run began with; None: new parameters."""
     changes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """What later launches changed: the `step` from which on, and each setting's old and new value."""
     format_version: int = FORMAT_VERSION
 
 
-def begin_or_resume(workdir: str, experiment: Experiment, corpus: dict[str, Any], tokenizer_folder: str) -> RunConfig:
+def begin_or_resume(
+    workdir: str, experiment: Experiment, corpus: dict[str, Any], tokenizer_folder: str, init: str | None = None
+) -> RunConfig:
     """Makes `workdir` a run's directory, or checks that it is this very run's. Raises ValueError where it is not."""
     folder = pathlib.Path(workdir)
-    changed = check_run(workdir, experiment, corpus)
+    changed = check_run(workdir, experiment, corpus, init)
     if changed is None:
         _copy_tokenizer(folder, tokenizer_folder, corpus["tokenizer_fingerprint"])
-        run = RunConfig(experiment, corpus, _versions(), _git_revision())
+        run = RunConfig(experiment, corpus, _versions(), _git_revision(), init)
     else:
         run = read_run(workdir)
         if not changed:
@@ -82,7 +86,9 @@ def only_launch(workdir: str) -> Iterator[None]:
         lock.release()
 
 
-def check_run(workdir: str, experiment: Experiment, corpus: dict[str, Any]) -> dict[str, tuple[Any, Any]] | None:
+def check_run(
+    workdir: str, experiment: Experiment, corpus: dict[str, Any], init: str | None = None
+) -> dict[str, tuple[Any, Any]] | None:
     """The settings a launch would change in the run of `workdir`, old and new; None where there is no run yet.
 
     Writes nothing. Raises ValueError with each field that differs and may not, where the run has gone further, and for
@@ -96,7 +102,7 @@ def check_run(workdir: str, experiment: Experiment, corpus: dict[str, Any]) -> d
             raise ValueError(f"{folder} is not empty and not a run's directory: it holds {strange[0]}")
         return None
     old = read_run(workdir)
-    before, now = _settings(old.experiment, old.corpus), _settings(experiment, corpus)
+    before, now = _settings(old.experiment, old.corpus, old.init), _settings(experiment, corpus, init)
     changed = {name: (before[name], now[name]) for name in before if before[name] != now[name]}
     foreign = [f"{name} was {was} and is now {new}" for name, (was, new) in changed.items() if name not in MAY_CHANGE]
     if foreign:
@@ -141,10 +147,10 @@ def read_run(workdir: str) -> RunConfig:
         raise ValueError(f"{path} was written by another version of flaxbert: {error}") from None
 
 
-def _settings(experiment: Experiment, corpus: dict[str, Any]) -> dict[str, Any]:
-    """All that makes a run what it is: its settings by their full names, and its corpus."""
-    names = ("fingerprint", "tokenizer_fingerprint")
-    return _flatten(dataclasses.asdict(experiment)) | {f"corpus.{name}": corpus.get(name) for name in names}
+def _settings(experiment: Experiment, corpus: dict[str, Any], init: str | None) -> dict[str, Any]:
+    """All that makes a run what it is: its settings by their full names, its corpus and what it began with."""
+    facts = {f"corpus.{name}": corpus.get(name) for name in ("fingerprint", "tokenizer_fingerprint")}
+    return _flatten(dataclasses.asdict(experiment)) | facts | {"init": init}
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

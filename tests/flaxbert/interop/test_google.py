@@ -129,7 +129,12 @@ def test_a_folder_without_a_checkpoint_is_refused(folder, values):
 
 
 def test_a_vocabulary_with_capitals_is_cased_unless_it_is_said_otherwise(folder):
-    assert google.read_tokenizer(folder).lowercase
-    assert not google.read_tokenizer(folder, lowercase=False).lowercase
-    (folder / "vocab.txt").write_text("".join(piece + "\n" for piece in [*PIECES, "A"]))
-    assert not google.read_tokenizer(folder).lowercase
+    assert google.read_tokenizer(folder, V).lowercase
+    assert not google.read_tokenizer(folder, V, lowercase=False).lowercase
+    (folder / "vocab.txt").write_text("".join(piece + "\n" for piece in [*PIECES[:-1], "A"]))
+    assert not google.read_tokenizer(folder, V).lowercase
+
+
+def test_a_vocabulary_of_another_size_is_refused(folder):
+    with pytest.raises(ValueError, match="vocab.txt holds 12 pieces, and bert_config.json makes vocab_size 13"):
+        google.read_tokenizer(folder, V + 1)

@@ -1,0 +1,134 @@
+"""What each command of the command line takes: a dataclass each, whose docstrings are the help."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from data_pipeline.config import DataConfig, PrepareConfig
+from flaxbert.config import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """Text → a prepared corpus that any experiment can train on."""
+
+    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="INPUT...")]
+    """Files, globs, directories or URLs of text, JSON lines or Parquet, plain or compressed; `tfds:NAME@SPLIT#FIELD`;
+    or `python-docs`."""
+    output: str
+    """The folder to write."""
+    settings: Annotated[PrepareConfig, tyro.conf.arg(name="")] = PrepareConfig()
+    workers: int | None = None
+    """Processes. None: one for each core."""
+    engine: Literal["local", "beam"] = "local"
+    """Processes here, or Apache Beam: what follows a bare `--` are the flags of its runner."""
+    beam_flags: tyro.conf.Suppress[tuple[str, ...]] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """Pretrain a model on a prepared corpus. The same command again resumes."""
+
+    experiment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
+    """A name in experiments/ or the path of a Python file that defines EXPERIMENT."""
+    corpus: str
+    """A prepared corpus."""
+    workdir: str
+    """The run's folder: settings, checkpoints, metrics."""
+    init: str | None = None
+    """Begin with the parameters of a model: a run's folder, an export, or a Hugging Face folder. Read by the first
+    launch alone; the optimizer begins anew."""
+    settings: Annotated[Experiment, tyro.conf.arg(name="")] = Experiment()
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Examine a prepared corpus: what makes runs fail, and what mends it."""
+
+    corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
+    """A prepared corpus. The checksum of every shard is compared first."""
+    batch_size: int = 256
+    """Rows in a batch: what steps are counted in."""
+    lengths: tuple[int, ...] = (128, 512)
+    """The sequence lengths to draw sequences at; the default is that of the paper's two phases."""
+    sample_tokens: int = 200_000_000
+    """Training tokens that are read; of a larger corpus, blocks spread evenly over it."""
+    json: str | None = None
+    """Write all that was measured as JSON. `-`: to standard output, and nothing else."""
+    plot: str | None = None
+    """Draw histograms into this file, which ends in .png."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a model as a folder that Hugging Face transformers loads."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run's folder, an export, or a Hugging Face folder."""
+    output: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUTPUT")]
+    """The folder to write."""
+    step: int | None = None
+    """The checkpoint of a run to export. None: the newest."""
+    architecture: str | None = None
+    """The class to write: BertForPreTraining, BertModel (the encoder alone), BertForMaskedLM, ... None: the one that
+    holds all parts of the model."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """Turn a checkpoint of Google's BERT, or a Hugging Face folder, into a folder of ours."""
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """A folder with bert_config.json, a TensorFlow checkpoint and vocab.txt; such a checkpoint, named without its
+    endings; or a Hugging Face folder with safetensors."""
+    output: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUTPUT")]
+    """The folder to write."""
+    activation: Literal["gelu", "gelu_new"] | None = None
+    """`gelu` is exact, `gelu_new` the tanh form. None: what the source says; Google's configurations say `gelu` of
+    both."""
+    lowercase: bool | None = None
+    """Whether a vocabulary without settings is that of lower-cased text. None: unless it holds capital letters."""
+    allow_unused: bool = False
+    """Leave out tensors that this model has no place for. False: refuse."""
+    seed: int = 0
+    """Of the heads that the source lacks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Print a model's losses on the held-out documents of a prepared corpus."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run's folder, an export, or a Hugging Face folder."""
+    corpus: str
+    """A prepared corpus whose tokenizer is the model's."""
+    data: DataConfig = DataConfig()
+    batch_size: int = 32
+    """Rows in a batch. Which sequences are drawn does not depend on it."""
+    batches: int | None = None
+    """How many to evaluate. None: all."""
+    json: bool = False
+    """One line of JSON in place of a table."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FillMask:
+    """Print the likeliest words for each [MASK]."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run's folder, an export, or a Hugging Face folder."""
+    texts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TEXT...")]
+    """Texts that hold [MASK]."""
+    top: int = 5
+    """Words for each mask."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Quickstart:
+    """Prepare, pretrain, look at and export a tiny BERT on Python's documentation, in minutes."""
+
+    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")] = "runs/quickstart"
+    """Where everything goes."""
