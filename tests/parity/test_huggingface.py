@@ -88,7 +88,7 @@ def test_transformers_loads_an_export_without_a_warning(export):
 
 
 @pytest.mark.parametrize("form", ["sentences", "pairs"])
-def test_logits_equal_those_of_transformers(export, shared_data, form):
+def test_logits_equal_those_of_transformers(export, shared_data, form, assert_parity):
     lines = [line for line in sample(shared_data, "english") if line][:128]
     texts = lines[:64] if form == "sentences" else list(zip(lines[:64], lines[64:]))
     auto = transformers.AutoTokenizer.from_pretrained(export)
@@ -104,10 +104,10 @@ def test_logits_equal_those_of_transformers(export, shared_data, form):
     expected = theirs.prediction_logits.numpy()[mask[:, :width]]
     found = np.asarray(ours.mlm)[mask]
     assert expected.std() > 0.3
-    print(f"worst: mlm {abs(found - expected).max():.1e}, nsp", end=" ")
-    print(f"{abs(np.asarray(ours.nsp) - theirs.seq_relationship_logits.numpy()).max():.1e}")
-    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
-    np.testing.assert_allclose(ours.nsp, theirs.seq_relationship_logits.numpy(), rtol=0, atol=TOLERANCE)
+    peer = "transformers, its own tokenizer and padding"
+    assert_parity("MLM logits of an export", peer, np.abs(found - expected).max(), TOLERANCE)
+    worst = np.abs(ours.nsp - theirs.seq_relationship_logits.numpy()).max()
+    assert_parity("NSP logits of an export", peer, worst, TOLERANCE)
 
 
 @pytest.mark.parametrize("language", SAMPLES)
