@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flaxbert.config import ModelConfig
+from flaxbert.interop.architectures import Checkpoint
 from flaxbert.interop.huggingface_config import to_config
 from flaxbert.interop.huggingface_tensors import to_tensors
 from flaxbert.model.pretraining import initialize
@@ -47,7 +48,7 @@ def twins(activation: str) -> Twins:
 
 def torch_model(params: Any, config: ModelConfig) -> Any:
     """A BertForPreTraining of transformers, in evaluation mode, with these parameters of ours."""
-    settings = transformers.BertConfig(**to_config(config), attn_implementation="eager")
+    settings = transformers.BertConfig(**to_config(Checkpoint(config, params)), attn_implementation="eager")
     model = transformers.BertForPreTraining(settings).eval()
     tensors = {name: torch.tensor(x) for name, x in to_tensors(params, config).items()}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
