@@ -81,7 +81,7 @@ def adam_family(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTr
 
 
 def _bias_correction(b: float, count: jax.Array) -> jax.Array:
-    """1 - b ** count. Taken literally, float32 would lose four of its seven digits where b is 0.999 and count is 1."""
+    """1 - b ** count. Taken literally, float32 would keep four of its seven digits where b is 0.999 and count is 1."""
     return -jnp.expm1(count * (math.log(b) if b else -math.inf))
 
 
