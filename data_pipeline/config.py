@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import typing
-from typing import Literal
+from typing import Any, Literal
 
 LONGEST_SEQUENCE = 16_384
 """Tokens. Columns, sequence numbers and random bits of a row share 32 bits while masking."""
@@ -11,6 +11,14 @@ LONGEST_SEQUENCE = 16_384
 PACKED_PREDICTIONS = 3
 """Places for predictions in a packed row beyond those of one sequence that fills it: each sequence rounds for itself.
 Many to a row, each at least one, need more: a fourth of `data.packing`."""
+
+
+def check_choices(section: str, config: Any) -> None:
+    """Raises ValueError where a field that offers a choice holds none of its values."""
+    for name, kind in typing.get_type_hints(type(config)).items():
+        if typing.get_origin(kind) is Literal and getattr(config, name) not in typing.get_args(kind):
+            known = ", ".join(typing.get_args(kind))
+            raise ValueError(f"{section}.{name} {getattr(config, name)!r} is not one of {known}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +94,7 @@ class DataConfig:
             raise ValueError(f"data.sequence_length {self.sequence_length} is too short: expected at least 5")
         if self.sequence_length > LONGEST_SEQUENCE:
             raise ValueError(f"data.sequence_length {self.sequence_length} is too long: at most {LONGEST_SEQUENCE}")
-        for name, kind in typing.get_type_hints(type(self)).items():
-            if typing.get_origin(kind) is Literal and getattr(self, name) not in typing.get_args(kind):
-                known = ", ".join(typing.get_args(kind))
-                raise ValueError(f"data.{name} {getattr(self, name)!r} is not one of {known}")
+        check_choices("data", self)
         if not 0 < self.mask_rate < 1:
             raise ValueError(f"data.mask_rate {self.mask_rate} is not between 0 and 1")
         shares = self.mask_replacement

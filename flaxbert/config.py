@@ -5,7 +5,7 @@ import math
 import typing
 from typing import Any, Literal
 
-from data_pipeline.config import DataConfig
+from data_pipeline.config import DataConfig, check_choices
 
 VOCABULARY_MULTIPLE = 128  # matrix units like a vocabulary of whole tiles; the rest is cut off on export
 
@@ -52,6 +52,7 @@ class ModelConfig:
     layer_norm_epsilon: float = 1e-12
 
     def __post_init__(self) -> None:
+        check_choices("model", self)
         for name in ("hidden_size", "num_layers", "num_heads", "max_length", "segment_types"):
             _positive("model", name, getattr(self, name))
         if self.vocab_size is not None:
@@ -99,12 +100,22 @@ PRESETS = {
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """The reference's Adam and its learning-rate curve (google-research/bert, optimization.py)."""
+    """The optimizer and its learning-rate curve; by default the reference's (google-research/bert, optimization.py)."""
 
+    name: Literal["adam", "adamw", "lamb"] = "adam"
+    """`adam`: as the reference, without bias correction. `adamw`: with it. `lamb`: with it too, and each weight tensor
+    of each layer moves in proportion to its own norm, for batches of many thousands (You et al. 2020)."""
     learning_rate: float = 1e-4
     """Peak of the curve."""
     warmup_steps: int = 10_000
-    """Steps with a rising rate. The decay is measured from step 0 all the same, as the reference does."""
+    """Steps with a rising rate."""
+    decay_from: Literal["start", "warmup"] = "start"
+    """Where the decay is measured from. `start`: step 0, as the reference, so that the rate drops by the factor
+    1 - warmup_steps / steps where warm-up ends. `warmup`: the end of warm-up, so that it goes on from the peak."""
+    decay_power: float = 1.0
+    """Of the share of steps that is left. 1: a straight line. 0.5: slow first, then steep."""
+    final_fraction: float = 0.0
+    """Of the peak: where the decay ends."""
     weight_decay: float = 0.01
     """Decoupled, inside the learning rate; not on biases and LayerNorm."""
     b1: float = 0.9
@@ -115,15 +126,18 @@ class OptimizerConfig:
     """Largest global gradient norm."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "weight_decay", "epsilon", "clip_norm", "b1", "b2"):
+        check_choices("optimizer", self)
+        for name in ("learning_rate", "decay_power", "weight_decay", "epsilon", "clip_norm", "b1", "b2"):
             _finite("optimizer", name, getattr(self, name))
-        for name in ("learning_rate", "epsilon", "clip_norm"):
+        for name in ("learning_rate", "decay_power", "epsilon", "clip_norm"):
             _positive("optimizer", name, getattr(self, name))
         for name in ("warmup_steps", "weight_decay"):
             _not_negative("optimizer", name, getattr(self, name))
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name} {getattr(self, name)} is not in [0, 1)")
+        if not 0 <= self.final_fraction <= 1:
+            raise ValueError(f"optimizer.final_fraction {self.final_fraction} is not in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +179,7 @@ class TrainConfig:
     """The newest ones that are kept, beside the one with the lowest held-out loss."""
 
     def __post_init__(self) -> None:
+        check_choices("train", self)
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             _positive("train", name, getattr(self, name))
         _not_negative("train", "eval_every", self.eval_every)

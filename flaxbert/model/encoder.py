@@ -19,6 +19,18 @@ def initializer(config: ModelConfig) -> Any:
     return nn.initializers.truncated_normal(config.initializer_range, lower=-2.0, upper=2.0)
 
 
+def word_initializer(config: ModelConfig) -> Any:
+    """`initializer` with zeros in the padding of the vocabulary. It gets no gradient, so it stays zero under every
+    optimizer, and the norm of the table, which LAMB goes by, is that of the true vocabulary.
+    """
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        real = jnp.arange(shape[0])[:, None] < jnp.asarray(config.vocab_size)
+        return jnp.where(real, initializer(config)(key, shape, dtype), jnp.zeros((), dtype))
+
+    return init
+
+
 def layer_norm(config: ModelConfig, name: str | None = None) -> nn.LayerNorm:
     """LayerNorm in float32, its variance in two passes: an epsilon of 1e-12 forgives no cancellation."""
     return nn.LayerNorm(config.layer_norm_epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)
@@ -45,7 +57,7 @@ class Embeddings(nn.Module):
     def setup(self) -> None:
         cfg = self.config
         init = initializer(cfg)
-        self.word = nn.Embed(cfg.padded_vocab_size, cfg.hidden_size, embedding_init=init)
+        self.word = nn.Embed(cfg.padded_vocab_size, cfg.hidden_size, embedding_init=word_initializer(cfg))
         self.segment = nn.Embed(cfg.segment_types, cfg.hidden_size, embedding_init=init)
         self.position = nn.Embed(cfg.max_length, cfg.hidden_size, embedding_init=init)
         self.norm = layer_norm(cfg)

@@ -14,7 +14,7 @@ from flaxbert.sharding import make_mesh
 from flaxbert.training import checkpoint
 from flaxbert.training.metrics import Record, Report, flops_per_sequence, open_report, peak_flops
 from flaxbert.training.objective import summarize, zero_sums
-from flaxbert.training.optimizer import learning_rate_schedule
+from flaxbert.training.schedule import learning_rate_schedule
 from flaxbert.training.signals import stop_requested
 from flaxbert.training.step import Functions, TrainState, build_functions
 

@@ -1,7 +1,7 @@
-"""The reference's optimizer and learning-rate curve (google-research/bert, optimization.py)."""
+"""The optimizers by name; the first is the reference's (google-research/bert, optimization.py)."""
 
+import math
 import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +10,21 @@ import optax
 
 from flaxbert.config import OptimizerConfig
 from flaxbert.sharding import path_name
+from flaxbert.training.schedule import Schedule, learning_rate_schedule
 
 # By name and never by rank: under scanned layers every bias and scale has a leading layers axis.
 NOT_DECAYED = re.compile(r"(^|/)(bias|scale)$")
+STACKED = re.compile(r"(^|/)layers/")
 
-Schedule = Callable[[Any], jax.Array]
+
+class Rule(NamedTuple):
+    """What an optimizer adds to the reference's Adam."""
+
+    bias_correction: bool
+    trust_ratio: bool
+
+
+RULES = {"adam": Rule(False, False), "adamw": Rule(True, False), "lamb": Rule(True, True)}
 
 
 class AdamState(NamedTuple):
@@ -25,47 +35,57 @@ class AdamState(NamedTuple):
     v: Any
 
 
-def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Schedule:
-    """Linear decay from the peak at step 0 to zero at `steps`; before the end of warm-up `peak * step / warmup`
-    instead. Where warm-up ends the curve therefore drops by the factor 1 - warmup / steps.
-    """
-
-    def schedule(step: Any) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
-        decayed = config.learning_rate * (1.0 - jnp.minimum(step, steps) / steps)
-        warming = config.learning_rate * step / max(config.warmup_steps, 1)
-        return jnp.where(step < config.warmup_steps, warming, decayed)
-
-    return schedule
-
-
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Gradients clipped to a global norm, then the reference's Adam."""
+    """Gradients clipped to a global norm, then the update that `config.name` names."""
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm), reference_adam(config, learning_rate_schedule(config, steps))
+        optax.clip_by_global_norm(config.clip_norm), adam_family(config, learning_rate_schedule(config, steps))
     )
 
 
-def reference_adam(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Adam without bias correction, epsilon outside the root, decoupled decay inside the learning rate:
-    `param -= lr * (m / (sqrt(v) + epsilon) + decay * param)`; biases and LayerNorm are not decayed.
+def adam_family(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
+    """Adam, AdamW or LAMB: epsilon outside the root, decoupled decay inside the learning rate, on all but biases and
+    LayerNorm. `param -= lr * (m / (sqrt(v) + epsilon) + decay * param)` is the reference's Adam.
+
+    AdamW (Loshchilov and Hutter 2019) divides m and v by 1 - b ** updates. LAMB (You et al. 2020, arXiv 1904.00962,
+    Algorithm 2, phi the identity) does so too, and scales what stands in the parentheses to the norm of its parameter.
+    What is not decayed is not scaled either, as in NVIDIA's FusedLAMB (apex), which has the paper's bias correction,
+    and in Google's lamb_optimizer.py (google-research/albert), which leaves it out.
     """
+    rule = RULES[config.name]
 
     def init(params: Any) -> AdamState:
         zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
         return AdamState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.copy, zeros))
 
     def update(gradients: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
-        rate = schedule(state.count)
+        rate, count = schedule(state.count), state.count + 1
+        m_share, v_share = (_bias_correction(b, count) if rule.bias_correction else 1.0 for b in (config.b1, config.b2))
 
         def leaf(path: Any, g: jax.Array, m: jax.Array, v: jax.Array, param: jax.Array) -> tuple[jax.Array, ...]:
             m = config.b1 * m + (1 - config.b1) * g
             v = config.b2 * v + (1 - config.b2) * jnp.square(g)
-            decay = 0.0 if NOT_DECAYED.search(path_name(path)) else config.weight_decay
-            return -rate * (m / (jnp.sqrt(v) + config.epsilon) + decay * param), m, v
+            direction = (m / m_share) / (jnp.sqrt(v / v_share) + config.epsilon)
+            name = path_name(path)
+            if not NOT_DECAYED.search(name):
+                direction = direction + config.weight_decay * param
+                if rule.trust_ratio:
+                    scale = jax.vmap(_with_norm_of) if STACKED.search(name) else _with_norm_of
+                    direction = scale(param, direction)
+            return -rate * direction, m, v
 
         results = jax.tree_util.tree_map_with_path(leaf, gradients, state.m, state.v, params)
         updates, m, v = jax.tree.transpose(jax.tree.structure(gradients), jax.tree.structure((0, 0, 0)), results)
-        return updates, AdamState(state.count + 1, m, v)
+        return updates, AdamState(count, m, v)
 
     return optax.GradientTransformation(init, update)
+
+
+def _bias_correction(b: float, count: jax.Array) -> jax.Array:
+    """1 - b ** count. Taken literally, float32 would keep four of its seven digits where b is 0.999 and count is 1."""
+    return -jnp.expm1(count * (math.log(b) if b else -math.inf))
+
+
+def _with_norm_of(param: jax.Array, direction: jax.Array) -> jax.Array:
+    """`direction` scaled to the norm of `param`; as it is where either norm is zero."""
+    wanted, found = (jnp.sqrt(jnp.sum(jnp.square(x))) for x in (param, direction))
+    return direction * jnp.where((wanted > 0) & (found > 0), wanted / found, 1.0)

@@ -38,7 +38,9 @@ NOT_NUMBERS = [float("nan"), float("inf"), -float("inf")]
 @pytest.mark.parametrize("value", NOT_NUMBERS)
 @pytest.mark.parametrize("kind, section, names", [
     (ModelConfig, "model", ["initializer_range", "layer_norm_epsilon"]),
-    (OptimizerConfig, "optimizer", ["learning_rate", "weight_decay", "epsilon", "clip_norm", "b1", "b2"]),
+    (OptimizerConfig, "optimizer", [
+        "learning_rate", "decay_power", "weight_decay", "epsilon", "clip_norm", "b1", "b2",
+    ]),
 ])  # fmt: skip
 def test_a_number_that_is_none_is_refused(kind, section, names, value):
     for name in names:
@@ -65,8 +67,15 @@ def test_a_number_that_is_none_is_refused(kind, section, names, value):
     (lambda: OptimizerConfig(epsilon=0), ["optimizer.epsilon 0"]),
     (lambda: OptimizerConfig(warmup_steps=-1), ["optimizer.warmup_steps -1"]),
     (lambda: OptimizerConfig(weight_decay=-0.01), ["optimizer.weight_decay -0.01"]),
+    (lambda: OptimizerConfig(name="sgd"), ["optimizer.name 'sgd'", "adam, adamw, lamb"]),
+    (lambda: OptimizerConfig(decay_from="peak"), ["optimizer.decay_from 'peak'", "start, warmup"]),
+    (lambda: OptimizerConfig(decay_power=0.0), ["optimizer.decay_power 0.0"]),
+    (lambda: OptimizerConfig(final_fraction=1.1), ["optimizer.final_fraction 1.1", "[0, 1]"]),
+    (lambda: OptimizerConfig(final_fraction=float("nan")), ["optimizer.final_fraction nan"]),
     (lambda: OptimizerConfig(b1=1.0), ["optimizer.b1 1.0"]),
     (lambda: OptimizerConfig(b2=-0.5), ["optimizer.b2 -0.5"]),
+    (lambda: ModelConfig(activation="relu"), ["model.activation 'relu'", "gelu, gelu_new"]),
+    (lambda: TrainConfig(compute_dtype="float16"), ["train.compute_dtype 'float16'", "float32, bfloat16"]),
     (lambda: MeshConfig(data=0), ["mesh.data 0"]),
     (lambda: MeshConfig(fsdp=-2), ["mesh.fsdp -2"]),
     (lambda: MeshConfig(tensor=0), ["mesh.tensor 0"]),
@@ -91,6 +100,7 @@ def test_what_lies_on_the_border_is_allowed():
     ModelConfig(initializer_range=0.0, layer_norm_epsilon=0.0)
     ModelConfig(dropout=0.0, attention_dropout=0.0, hidden_size=12, num_heads=12)
     OptimizerConfig(warmup_steps=0, weight_decay=0.0, b1=0.0)
+    OptimizerConfig(final_fraction=1.0)
     TrainConfig(eval_every=0, eval_batches=None)
     Experiment(data=DataConfig(sequence_length=512), train=TrainConfig(steps=10_000))
 

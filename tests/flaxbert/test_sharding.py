@@ -16,9 +16,9 @@ from flaxbert.training.step import init_state
 MESH = MeshConfig(fsdp=2, tensor=2)
 
 
-def abstract_state(name):
+def abstract_state(name, optimizer="adam"):
     model = dataclasses.replace(PRESETS[name], vocab_size=30_522)
-    experiment = Experiment(model=model, optimizer=OptimizerConfig(warmup_steps=1))
+    experiment = Experiment(model=model, optimizer=OptimizerConfig(name=optimizer))
     return jax.eval_shape(lambda: init_state(experiment, jax.random.key(0)))
 
 
@@ -47,8 +47,9 @@ def test_what_is_large_is_divided():
     assert max(sizes[path] for path in whole) < 50_000, "only biases and scales lie whole on every device"
 
 
-def test_the_moments_follow_their_parameters():
-    state = abstract_state("tiny")
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "lamb"])
+def test_the_moments_follow_their_parameters(optimizer):
+    state = abstract_state("tiny", optimizer)
     placed = state_shardings(state, make_mesh(MESH))
     params, (_, adam) = leaves(placed.params), placed.optimizer_state
     assert leaves(adam.m) == params

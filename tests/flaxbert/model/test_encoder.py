@@ -32,7 +32,7 @@ def encode(small_config, small_params):
 
 @pytest.fixture(scope="module")
 def initial():
-    config = dataclasses.replace(PRESETS["tiny"], vocab_size=1000)
+    config = dataclasses.replace(PRESETS["tiny"], vocab_size=1024)
     return jax.jit(initialize, static_argnums=0)(config, jax.random.key(0))
 
 
@@ -53,6 +53,13 @@ def test_initial_weights_are_a_truncated_normal_that_is_not_rescaled(initial):
         assert abs(leaf.mean()) < 5 * deviation / np.sqrt(leaf.size), name
         assert np.abs(leaf).max() <= 0.04, name
         assert np.abs(leaf).max() > 0.037, name
+
+
+def test_the_padding_of_the_vocabulary_begins_as_zeros(small_config):
+    table = initialize(small_config, jax.random.key(0))["encoder"]["embeddings"]["word"]["embedding"]
+    assert table.shape[0] == 128 > small_config.vocab_size == 90
+    assert (np.asarray(table[90:]) == 0).all()
+    assert (np.abs(table[:90]).max(-1) > 0.02).all(), "a real row has a large weight among its 24"
 
 
 def test_initial_biases_are_zero_and_scales_one(initial):

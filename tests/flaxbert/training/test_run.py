@@ -63,7 +63,9 @@ OTHERS = {
     "data.short_sequence_probability": 0.5, "data.mask_rate": 0.3, "data.max_predictions": 5, "data.window_tokens": 999,
     "data.workers": 3, "data.read_ahead": 4, "optimizer.learning_rate": 0.5, "optimizer.warmup_steps": 1,
     "optimizer.weight_decay": 0.5, "optimizer.b1": 0.5, "optimizer.b2": 0.5, "optimizer.epsilon": 0.5,
-    "optimizer.clip_norm": 0.5, "mesh.data": 4, "mesh.fsdp": 4, "mesh.tensor": 4, "train.steps": 99,
+    "optimizer.clip_norm": 0.5, "optimizer.name": "lamb", "optimizer.decay_from": "warmup",
+    "optimizer.decay_power": 0.5, "optimizer.final_fraction": 0.5,
+    "mesh.data": 4, "mesh.fsdp": 4, "mesh.tensor": 4, "train.steps": 99,
     "train.batch_size": 16, "train.seed": 5, "train.compute_dtype": "bfloat16", "train.log_every": 7,
     "train.eval_every": 7, "train.eval_batches": 7, "train.checkpoint_every": 7, "train.keep_checkpoints": 7,
 }  # fmt: skip
