@@ -11,6 +11,7 @@ def export(run: str, output: str, step: int | None = None) -> None:
     # Imported here: --help must not wait for JAX.
     import jax
 
+    from data_pipeline.tokenizer import load
     from flaxbert.interop import huggingface
     from flaxbert.interop.model_card import Facts, model_card
     from flaxbert.tools.load import is_run, load_run
@@ -29,6 +30,7 @@ def export(run: str, output: str, step: int | None = None) -> None:
         parameters=_parameters(jax.tree.leaves(model.params), settings.experiment.model),
         corpus=_corpus(settings.corpus),
         tokenizer=_tokenizer(folder / "tokenizer"),
+        differences=load(folder / "tokenizer").differences(model.tokenizer),
         results=held_out_results(folder / "metrics.jsonl", found),
         changes=tuple(settings.changes),
     )
