@@ -14,13 +14,13 @@ from typing import Any, Iterator, NamedTuple
 # (float32) and `tokenizers` (float64) see the same ties and break them alike.
 SCORE_STEP = 1 / 1024
 
-UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 _KINDS = {1: "unigram", 2: "bpe"}
 _SPACE_MARK = "\u2581"
 
 
 class Piece(NamedTuple):
-    """One entry of the vocabulary. `type` is 1 for a normal piece, or one of the constants above."""
+    """One entry of the vocabulary. `type` is one of the constants above."""
 
     text: str
     score: float
@@ -93,8 +93,10 @@ def _parse(serialized: bytes) -> Model:
     pieces = [_piece(value) for value in message.get(1, [])]
     trainer = {number: value for number, value, _ in _fields(b"".join(message.get(2, [])))}
     normalizer = {number: value for number, value, _ in _fields(b"".join(message.get(3, [])))}
-    if not pieces:
-        raise ValueError("it has no pieces")
+    # Cut between two fields, a model still reads as one, with the defaults for its rule.
+    for number, part in ((1, "pieces"), (2, "trainer settings"), (3, "normalisation rule")):
+        if number not in message:
+            raise ValueError(f"it has no {part}")
     return Model(
         pieces=pieces,
         kind=trainer.get(3, 1),
@@ -127,12 +129,20 @@ def round_scores(serialized: bytes) -> bytes:
 
 
 def kind(model: Model, origin: str) -> str:
-    """`unigram` or `bpe`; ValueError for a word or character model, and for special pieces that text could hold."""
+    """`unigram` or `bpe`; ValueError for a model of words or characters, and for pieces that do not fit BERT."""
     if model.kind not in _KINDS:
         raise ValueError(f"tokenizer {origin} is a SentencePiece model of type {model.kind}: expected unigram or BPE")
-    for piece in model.pieces:
+    if model.space_as_suffix:
+        raise ValueError(f"tokenizer {origin} has treat_whitespace_as_suffix: expected the space before a word")
+    places: dict[str, int] = {}
+    for index, piece in enumerate(model.pieces):
+        if places.setdefault(piece.text, index) != index:
+            raise ValueError(f"tokenizer {origin} has {piece.text!r} twice: as {places[piece.text]} and {index}")
         if piece.text in ("[PAD]", "[CLS]", "[SEP]", "[MASK]") and piece.type != CONTROL:
             raise ValueError(f"tokenizer {origin} has {piece.text} as a piece of text: expected a control symbol")
+    unknown = [piece.text for piece in model.pieces if piece.type == UNKNOWN]
+    if "[UNK]" in places and unknown != ["[UNK]"]:
+        raise ValueError(f"tokenizer {origin} has {', '.join(unknown)} for unknown text: expected [UNK] alone")
     return _KINDS[model.kind]
 
 
@@ -143,7 +153,12 @@ def is_ours(model: Model) -> bool:
 
 def splits_at_spaces(model: Model) -> bool:
     """Whether no piece spans two words."""
-    return not model.space_as_suffix and not any(_SPACE_MARK in piece.text[1:] for piece in model.pieces)
+    return not any(_SPACE_MARK in piece.text[1:] for piece in model.pieces)
+
+
+def texts(model: Model) -> list[str]:
+    """The text of each piece that stands for one, with a space for the mark."""
+    return [piece.text.replace(_SPACE_MARK, " ") for piece in model.pieces if piece.type in (NORMAL, USER_DEFINED)]
 
 
 def digest(model: Model) -> list[Any]:
@@ -155,7 +170,10 @@ def digest(model: Model) -> list[Any]:
 
 
 def processor(model: Model) -> Any:
-    """A SentencePieceProcessor of the model."""
+    """A SentencePieceProcessor of the model. Raises ValueError for one that the library refuses."""
     import sentencepiece
 
-    return sentencepiece.SentencePieceProcessor(model_proto=model.serialized)
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=model.serialized)
+    except RuntimeError as error:
+        raise ValueError(f"the tokenizer's SentencePiece model is damaged: {error}") from None

@@ -14,7 +14,10 @@ import numpy as np
 from data_pipeline import sentencepiece_model, tokenizer_folder
 from data_pipeline.normalization import normalize
 from data_pipeline.store import canonical_digest, token_dtype
+from data_pipeline.tokenizer_differences import Difference, differences
 from data_pipeline.word_table import Ragged, WordTable, flatten
+
+__all__ = ["SPECIAL_PIECES", "Difference", "Tokenizer", "from_sentencepiece", "load"]
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -59,6 +62,15 @@ class Tokenizer:
         """The `tokenizers.Tokenizer` that `save` writes: it wraps texts in special tokens and recognises them."""
         model = sentencepiece_model.parse(self.model, "saved") if self.model is not None else None
         return tokenizer_folder.rust_tokenizer(self.kind, self.lowercase, self.pieces, model, special=True)
+
+    def differences(self, exported: Any) -> list[Difference]:
+        """How many of the strings drawn for it get other ids from `exported`, a `tokenizers.Tokenizer`."""
+        if self.model is None:
+            words = [piece for piece in self.pieces if piece not in SPECIAL_PIECES]
+            texts = [piece[2:] if piece.startswith("##") else f" {piece}" for piece in words]
+        else:
+            texts = sentencepiece_model.texts(sentencepiece_model.parse(self.model, "measured"))
+        return differences(self.encode, exported, texts)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the folder that `load` and Hugging Face's AutoTokenizer read."""

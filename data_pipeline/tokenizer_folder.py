@@ -1,5 +1,6 @@
 """A tokenizer as Hugging Face knows it: `tokenizer.json` and the files beside it, in one self-contained folder."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ VOCABULARY = "vocab.txt"
 _FORMAT_VERSION = 1
 _ROLES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 _SILENT = (sentencepiece_model.UNKNOWN, sentencepiece_model.CONTROL)
-# Worse than any path of known pieces; and a character that normalised text never holds.
-_NEVER = -1e6
+_NO_TEXT = (*_SILENT, sentencepiece_model.BYTE)
+# A character that normalised text never holds.
 _IN_NO_TEXT = "\n"
 
 
@@ -33,6 +34,8 @@ def rust_tokenizer(kind: str, lowercase: bool, pieces: list[str], model: Any, sp
     else:
         tokenizer = Tokenizer(_unigram(model, special) if kind == "unigram" else _byte_pairs(model))
         _add_sentencepiece_rule(tokenizer, lowercase, model)
+    if special and kind == "unigram":
+        _cut_names(tokenizer, model)
     if not special:
         return tokenizer
     tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in _ROLES.values()])
@@ -60,15 +63,12 @@ def _add_bert_rule(tokenizer: Any, lowercase: bool) -> None:
 
 
 def _unigram(model: sentencepiece_model.Model, special: bool) -> Any:
-    """`tokenizers` would find a control symbol's name in text: it gets no chance by its score or, better, its name."""
+    """`tokenizers` would find a control symbol's name in text: without `special`, the symbol has another name."""
     from tokenizers import models
 
     unknown = next(index for index, piece in enumerate(model.pieces) if piece.type == sentencepiece_model.UNKNOWN)
-    silent = (_NEVER, "") if special else (0.0, _IN_NO_TEXT)
-    vocabulary = [
-        (silent[1] + piece.text, silent[0]) if piece.type in _SILENT else (piece.text, piece.score)
-        for piece in model.pieces
-    ]
+    prefix = "" if special else _IN_NO_TEXT
+    vocabulary = [(prefix * (piece.type in _SILENT) + piece.text, piece.score) for piece in model.pieces]
     return models.Unigram(vocabulary, unk_id=unknown, byte_fallback=model.byte_fallback)
 
 
@@ -79,7 +79,7 @@ def _byte_pairs(model: sentencepiece_model.Model) -> Any:
     vocabulary = {piece.text: index for index, piece in enumerate(model.pieces)}
     merges = []
     for index, piece in enumerate(model.pieces):
-        if piece.type in _SILENT:
+        if piece.type in _NO_TEXT:
             continue
         pairs = [(piece.text[:cut], piece.text[cut:]) for cut in range(1, len(piece.text))]
         known = [pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary]
@@ -89,21 +89,53 @@ def _byte_pairs(model: sentencepiece_model.Model) -> Any:
 
 
 def _add_sentencepiece_rule(tokenizer: Any, lowercase: bool, model: sentencepiece_model.Model) -> None:
-    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+    from tokenizers import decoders, pre_tokenizers
 
     own = sentencepiece_model.is_ours(model)
-    if own:
-        tokenizer.normalizer = rust_normalizer(lowercase)
-    else:
-        steps: list[Any] = [normalizers.Precompiled(model.character_map)] if model.character_map else []
-        if model.remove_extra_spaces:
-            steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-        tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.normalizer = rust_normalizer(lowercase) if own else _model_normalizer(model)
     # "first": what follows a special token begins a word only where a space says so, as the model has learnt it.
-    scheme = "first" if own else "always" if model.add_dummy_prefix else "never"
+    scheme = "first" if own or model.add_dummy_prefix else "never"
     split = sentencepiece_model.splits_at_spaces(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme, split=split)
+
+
+def _cut_names(tokenizer: Any, model: sentencepiece_model.Model) -> None:
+    """Cuts in two the names of pieces that are no text, so that Unigram does not find them in a text.
+
+    "<0x41>" is a byte's name. "[MASK]" is a special token, but full-width letters normalise to the same and are none.
+    """
+    from tokenizers import Regex, pre_tokenizers
+
+    letters = {piece.text for piece in model.pieces if piece.type not in _NO_TEXT}
+    names: dict[str, list[str]] = {}
+    for piece in model.pieces:
+        if piece.type in _NO_TEXT:
+            # Beside a known letter: unknown ones are one [UNK] together, and must not be parted.
+            cuts = [cut for cut in range(1, len(piece.text)) if letters & set(piece.text[cut - 1:cut + 1])]
+            start, rest = piece.text[:min(cuts, default=1)], piece.text[min(cuts, default=1):]
+            names.setdefault(re.escape(start), []).append(re.escape(rest))
+    pattern = "|".join(f"{start}(?={'|'.join(rests)})" for start, rests in names.items())
+    cut = pre_tokenizers.Split(Regex(pattern), "merged_with_previous")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([tokenizer.pre_tokenizer, cut])
+
+
+def _model_normalizer(model: sentencepiece_model.Model) -> Any:
+    """The rule that a foreign model carries, as far as `tokenizers` can follow it.
+
+    `Precompiled` maps a character with its combining marks as one, where SentencePiece looks for the longest entry of
+    its map: how many texts get other ids is for `tokenizer_differences` to measure.
+    """
+    from tokenizers import Regex, normalizers
+
+    steps: list[Any] = [normalizers.Precompiled(model.character_map)] if model.character_map else []
+    if model.remove_extra_spaces:
+        # Spaces alone: other white space that the map leaves is text. A mark for a space counts as one at the end only.
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(r"[ \u2581]+\z"), "")]
+    if model.add_dummy_prefix:
+        # Metaspace adds none to a text that begins with the mark itself.
+        steps.append(normalizers.Replace(Regex(r"\A\u2581"), " \u2581"))
+    return normalizers.Sequence(steps)
 
 
 def save(tokenizer: Any, folder: Path) -> None:

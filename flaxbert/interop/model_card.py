@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+from data_pipeline.tokenizer import Difference
 from flaxbert.config import Experiment
 from flaxbert.interop.architectures import ARCHITECTURES, PRETRAINING, describe
 
@@ -28,6 +29,8 @@ class Facts(NamedTuple):
     """Names and values to show, nested or not; `name` and `language` enter the header where they are known."""
     tokenizer: dict[str, Any]
     """Names and values to show."""
+    differences: list[Difference]
+    """How often tokenizer.json gives other ids than the corpus holds."""
     results: dict[str, Any]
     """A validation line of metrics.jsonl; empty where the run was never evaluated."""
     architecture: str = PRETRAINING
@@ -41,7 +44,7 @@ def model_card(facts: Facts) -> str:
     sections = (
         _introduction(facts),
         "## Corpus\n\n" + _table("corpus", _flat(facts.corpus)),
-        "## Tokenizer\n\n" + _table("tokenizer", facts.tokenizer),
+        "## Tokenizer\n\n" + _table("tokenizer", facts.tokenizer | _compared(facts)),
         _recipe(facts),
         _results(facts),
         _use(facts),
@@ -107,6 +110,13 @@ def _heads(facts: Facts) -> str:
 
 def _guesses(facts: Facts) -> bool:
     return "mlm" in ARCHITECTURES[facts.architecture].parts
+
+
+def _compared(facts: Facts) -> dict[str, str]:
+    return {
+        f"strings of {found.what} whose ids are not those of the corpus": f"{found.differing:,} of {found.compared:,}"
+        for found in facts.differences
+    }
 
 
 def _recipe(facts: Facts) -> str:
@@ -186,6 +196,13 @@ def _limitations(facts: Facts) -> str:
         "and to evaluate it on your own data, before it serves a purpose.",
         "It guesses words from their context. A guess with a high probability can be false as a statement.",
     ]
+    if found := [found for found in facts.differences if found.differing]:
+        shares = " and ".join(f"{part.differing / part.compared:.2%} of strings of {part.what}" for part in found)
+        points.append(
+            "Its tokenizer.json does not read every text as the corpus was read for training: it gives other ids to "
+            f"{shares}. It cannot state SentencePiece's normalisation exactly; what differs is mostly characters "
+            "followed by combining marks."
+        )
     if facts.parameters < _SMALL:
         points.insert(
             0,

@@ -34,7 +34,8 @@ def export(
         loaded, found = load(model), None
     checkpoint = narrowed(loaded.checkpoint, architecture or loaded.architecture)
     if found is not None:
-        card, tokenizer = _run_card(folder, Path(output).name, checkpoint, found), folder / "tokenizer"
+        card = _run_card(folder, Path(output).name, checkpoint, loaded.tokenizer, found)
+        tokenizer = folder / "tokenizer"
     else:
         card, tokenizer = conversion_card(Path(output).name, folder.resolve().name, checkpoint, ()), folder
     moved: list[float] = []
@@ -43,7 +44,8 @@ def export(
     _report(output, checkpoint.architecture, found, dtype, moved[0])
 
 
-def _run_card(folder: Path, name: str, checkpoint: Any, step: int) -> str:
+def _run_card(folder: Path, name: str, checkpoint: Any, tokenizer: Any, step: int) -> str:
+    from data_pipeline.tokenizer import load as load_own
     from flaxbert.interop.architectures import parameter_count
     from flaxbert.interop.model_card import Facts, model_card
     from flaxbert.training.run import read_run
@@ -57,6 +59,7 @@ def _run_card(folder: Path, name: str, checkpoint: Any, step: int) -> str:
         architecture=checkpoint.architecture,
         corpus=_corpus(settings.corpus),
         tokenizer=_tokenizer(folder / "tokenizer"),
+        differences=load_own(folder / "tokenizer").differences(tokenizer),
         results=held_out_results(folder / "metrics.jsonl", step),
         changes=tuple(settings.changes),
     ))  # fmt: skip

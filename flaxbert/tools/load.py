@@ -265,7 +265,7 @@ def _fill(tokenizer: Any, text: str, place: tuple[int, int], index: int, probabi
 
 def _word(tokenizer: Any, piece: str) -> tuple[str, bool]:
     """A piece as text, and whether it is glued to what stands before it."""
-    if type(tokenizer.pre_tokenizer).__name__ == "Metaspace":
+    if type(tokenizer.decoder).__name__ == "Metaspace":
         return piece.removeprefix("▁"), not piece.startswith("▁")
     return piece.removeprefix("##"), piece.startswith("##")
 

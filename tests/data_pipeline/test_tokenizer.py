@@ -1,6 +1,7 @@
 """Tokenizers: our ids are those of tokenizer.json, special tokens in text stay text, and bad ones are refused."""
 
 import functools
+import json
 import random
 import sys
 import tempfile
@@ -151,6 +152,12 @@ def test_a_damaged_folder_is_refused(tokenizer, tmp_path):
     content[len(content) // 2] ^= 1
     vocabulary.write_bytes(content)
     with pytest.raises(ValueError, match="tokenizer|vocabulary"):
+        load(tmp_path / "t")
+    tokenizer.save(tmp_path / "t")
+    info = tmp_path / "t" / "tokenizer_info.json"
+    other = json.loads(info.read_text()) | {"lowercase": not tokenizer.lowercase}
+    info.write_text(json.dumps(other))
+    with pytest.raises(ValueError, match="is damaged: its content is not what tokenizer_info.json records"):
         load(tmp_path / "t")
     vocabulary.unlink()
     with pytest.raises(ValueError, match="is incomplete: .* is missing"):

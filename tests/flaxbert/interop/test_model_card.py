@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from data_pipeline.tokenizer import Difference
 from flaxbert.config import PRESETS, Experiment, OptimizerConfig, TrainConfig
 from flaxbert.interop.model_card import Facts, model_card
 
@@ -24,7 +25,8 @@ def facts():
         train=TrainConfig(steps=1000),
     )
     corpus = {"name": "tales", "fingerprint": "c0ffee", "train": {"documents": 12_345, "tokens": 678_901}}
-    return Facts("fable", experiment, 1000, 4_400_000, corpus, {"kind": "unigram", "vocab_size": 90}, RESULTS)
+    tokenizer, same = {"kind": "unigram", "vocab_size": 90}, Difference("runes", 2000, 0)
+    return Facts("fable", experiment, 1000, 4_400_000, corpus, tokenizer, [same], RESULTS)
 
 
 def test_the_hub_reads_the_header(facts):
@@ -63,6 +65,14 @@ def test_a_next_sentence_head_that_is_none_is_said_to_be_none(facts, pairing, wo
     card = model_card(facts._replace(experiment=dataclasses.replace(facts.experiment, data=data)))
     assert ("Its next-sentence head was" in card) == (words is not None)
     assert words is None or words in card
+
+
+def test_how_often_ids_differ_stands_under_limitations_where_they_do(facts):
+    row = "| strings of runes whose ids are not those of the corpus | 0 of 2,000 |"
+    assert row in model_card(facts) and "does not read every text" not in model_card(facts)
+    card = model_card(facts._replace(differences=[*facts.differences, Difference("marks", 2000, 57)]))
+    assert row in card and "| strings of marks whose ids are not those of the corpus | 57 of 2,000 |" in card
+    assert "gives other ids to 2.85% of strings of marks." in card.partition("## Limitations")[2]
 
 
 def test_next_sentence_accuracy_stands_beside_the_majority_label(facts):

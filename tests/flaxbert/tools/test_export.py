@@ -5,6 +5,7 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
+import tokenizers
 
 from flaxbert.interop import huggingface
 from flaxbert.interop.architectures import ARCHITECTURES
@@ -42,6 +43,20 @@ def test_the_card_tells_corpus_results_and_size_but_no_path(run, tmp_path):
     layer = 4 * (24 * 24 + 24) + 2 * 24 * 40 + 40 + 24 + 4 * 24
     parameters = (90 + 48 + 2 + 2) * 24 + 3 * layer + 2 * (24 * 24 + 24) + 2 * 24 + 90 + 2 * 24 + 2
     assert f"{parameters:,} parameters" in card
+
+
+def test_the_card_tells_whether_tokenizer_json_gives_the_ids_of_the_corpus(run, tmp_path):
+    export(str(run), str(tmp_path / "model"))
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert card.count("whose ids are not those of the corpus | 0 of 2,000 |") == 2
+    assert "does not read every text" not in card
+
+    path = run / "tokenizer" / "tokenizer.json"
+    other = tokenizers.Tokenizer.from_file(str(path))
+    other.normalizer = tokenizers.normalizers.Replace("e", "a")
+    other.save(str(path))
+    export(str(run), str(tmp_path / "other"))
+    assert "does not read every text" in (tmp_path / "other" / "README.md").read_text()
 
 
 def test_an_earlier_step_is_exported_with_its_own_results(run, tmp_path):
