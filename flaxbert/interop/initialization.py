@@ -24,9 +24,12 @@ def completed(found: Checkpoint, architecture: str, seed: int) -> tuple[Checkpoi
     return found._replace(params=params, architecture=architecture, labels=labels), added
 
 
+_initialize = jax.jit(initialize, static_argnums=0)
+
+
 def _fresh(config: ModelConfig, outputs: int, seed: int) -> dict[str, Any]:
     """Every part of a model before its first step, float32 numpy; `head` has that many outputs."""
     body, output_layer = jax.random.split(jax.random.key(seed))
     kernel = initializer(config)(output_layer, (config.hidden_size, outputs), jnp.float32)
-    parts = {**initialize(config, body), "head": {"kernel": kernel, "bias": jnp.zeros(outputs)}}
+    parts = {**_initialize(config, body), "head": {"kernel": kernel, "bias": jnp.zeros(outputs)}}
     return {name: jax.tree.map(np.asarray, tree) for name, tree in parts.items()}

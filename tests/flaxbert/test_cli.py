@@ -195,7 +195,7 @@ def test_a_mistake_in_a_flag_is_answered_in_one_sentence(refused, flags, words):
     (["pretrian"], ["'pretrian' is no command", "pretrain"]),
     (["pretrain"], ["missing EXPERIMENT, --corpus, --workdir"]),
     (["pretrain", "bert_tiny"], ["missing --corpus, --workdir"]),
-    (["export"], ["missing RUN, OUTPUT"]),
+    (["export"], ["missing MODEL, OUTPUT"]),
     (["pretrain", "bert_teeny"], ["'bert_teeny'", "bert_tiny"]),
     (["pretrain", "bert.tiny"], ["'bert.tiny'", "bert_tiny"]),
     (["pretrain", "../bert_tiny"], ["no such experiment file: ../bert_tiny"]),
