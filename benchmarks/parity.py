@@ -2,9 +2,9 @@
 
     python -m benchmarks.parity [--output FILE]
 
-Runs the suite in tests/parity, in which each test states what it compared and the worst deviation that it saw
-(`assert_parity` in its conftest.py), and writes them as a table. The exit status is pytest's; a suite that fails
-leaves no table.
+Runs the suite in tests/parity and the tests of optimizer and learning rate, in which each test states what it compared
+and the worst deviation that it saw (`assert_parity` in tests/conftest.py), and writes them as a table. The exit status
+is pytest's; a suite that fails leaves no table.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SUITE = ROOT / "tests" / "parity"
+SUITE = ("tests/parity", "tests/flaxbert/training/test_optimizer.py", "tests/flaxbert/training/test_schedule.py")
 PACKAGES = ("flaxbert", "jax", "flax", "torch", "transformers")
 
 Row = tuple[str, str, float, float]  # what, peer, worst deviation, tolerance
@@ -85,7 +85,7 @@ def main() -> int:
     if missing:
         parser.error(f"{', '.join(missing)} missing: install the extras `test` and `parity`")
     recorder = Recorder()
-    status = int(pytest.main([str(SUITE), "-q"], plugins=[recorder]))
+    status = int(pytest.main([*(str(ROOT / path) for path in SUITE), "-q"], plugins=[recorder]))
     if status == 0:
         options.output.write_text(page(recorder), encoding="utf-8")
     return status

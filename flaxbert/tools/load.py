@@ -18,11 +18,9 @@ from flaxbert.interop.huggingface_config import CONFIG
 from flaxbert.interop.huggingface_tokenizer import read_tokenizer
 from flaxbert.model.finetuning import BertWithHead
 from flaxbert.model.pretraining import BertForPreTraining
+from flaxbert.tools.texts import Text, check_unicode, short, tokenize
 
 MASK = "[MASK]"
-_SHORTEST = 16  # lengths are padded to 16, 32, 64, …, so that few of them are compiled
-
-Text = str | tuple[str, str]
 
 
 class Encoded(NamedTuple):
@@ -70,12 +68,12 @@ class Model(NamedTuple):
 
     def encode(self, texts: Sequence[Text], max_length: int | None = None) -> Encoded:
         """Hidden states of texts or pairs of texts, all at once; longer ones are cut to `max_length` tokens."""
-        batch, mask = tokenize(self, texts, max_length)
+        batch, mask = tokenize(self.tokenizer, texts, max_length, self.config.max_length)
         return Encoded(_encode(self.config, self.params, batch), mask)
 
     def logits(self, texts: Sequence[Text], max_length: int | None = None) -> Logits:
         """Logits of both heads, those of the masked-language model at every token, for texts or pairs of texts."""
-        batch, mask = tokenize(self, texts, max_length)
+        batch, mask = tokenize(self.tokenizer, texts, max_length, self.config.max_length)
         everywhere = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
         mlm, nsp = _logits(self.config, self.params, batch, everywhere)
         return Logits(mlm, nsp, mask)
@@ -85,7 +83,7 @@ class Model(NamedTuple):
         [B, S, N] for its tokens. Raises ValueError for a model without one.
         """
         self._need("head")
-        batch, _ = tokenize(self, texts, max_length)
+        batch, _ = tokenize(self.tokenizer, texts, max_length, self.config.max_length)
         found: jax.Array = _outputs(self.config, self.architecture, self.params, batch)
         return found
 
@@ -102,7 +100,7 @@ class Model(NamedTuple):
         if not 1 <= top <= (self.config.vocab_size or 0):
             raise ValueError(f"top {top} is not in [1, {self.config.vocab_size}], the size of the vocabulary")
         positions, places = _masks(self, text)
-        batch, _ = tokenize(self, [text])
+        batch, _ = tokenize(self.tokenizer, [text], None, self.config.max_length)
         mlm, _ = _logits(self.config, self.params, batch, jnp.asarray([positions]))
         assert mlm is not None, "the head was asked for above"
         probabilities, ids = jax.lax.top_k(jax.nn.softmax(mlm[0]), top)  # [P, top] each
@@ -148,46 +146,6 @@ def load_run(folder: Path, step: int | None = None) -> tuple[Model, int]:
     return Model(config, jax.device_put(params), tokenizer), found
 
 
-def tokenize(model: Model, texts: Sequence[Text], max_length: int | None = None) -> tuple[dict[str, Any], np.ndarray]:
-    """Texts or pairs as the model's batch [B, S] and its mask [B, S]: special tokens added, cut to `max_length`."""
-    limit = model.config.max_length if max_length is None else max_length
-    if isinstance(texts, str) or not texts:
-        raise ValueError(f"texts is {texts!r}, expected a list of at least one text or pair of texts")
-    _check_unicode(texts)
-    pairs = any(not isinstance(text, str) for text in texts)
-    special = model.tokenizer.num_special_tokens_to_add(pairs)
-    if not special < limit <= model.config.max_length:
-        raise ValueError(f"max_length {limit} is not in [{special + 1}, {model.config.max_length}], the model's range")
-    model.tokenizer.enable_truncation(limit)
-    try:
-        encodings = model.tokenizer.encode_batch(list(texts))
-    finally:
-        model.tokenizer.no_truncation()
-    longest = max(len(encoding.ids) for encoding in encodings)
-    length = min(limit, max(_SHORTEST, 1 << (longest - 1).bit_length()))
-    return _batch(encodings, length)
-
-
-def _check_unicode(texts: Sequence[Text]) -> None:
-    """A command line that is not UTF-8 reaches Python as lone surrogates, which no tokenizer takes."""
-    for text in texts:
-        for part in (text,) if isinstance(text, str) else text:
-            strange = next((index for index, character in enumerate(part) if "\ud800" <= character <= "\udfff"), None)
-            if strange is not None:
-                shown = _short(part).encode("ascii", "backslashreplace").decode()
-                raise ValueError(f"text '{shown}' is not valid Unicode at character {strange + 1}")
-
-
-def _batch(encodings: Sequence[Any], length: int) -> tuple[dict[str, Any], np.ndarray]:
-    ids, segments, mask = (np.zeros((len(encodings), length), np.int32) for _ in range(3))
-    for row, encoding in enumerate(encodings):
-        size = len(encoding.ids)
-        ids[row, :size], segments[row, :size], mask[row, :size] = encoding.ids, encoding.type_ids, 1
-    positions = np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape)
-    batch = {"input_ids": ids, "segment_ids": segments, "sequence_ids": mask, "position_ids": positions}
-    return batch, mask.astype(bool)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(config: ModelConfig, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
     hidden: Any = BertForPreTraining(config).apply({"params": params}, batch, method="encode")
@@ -220,12 +178,11 @@ def _outputs(config: ModelConfig, architecture: str, params: Any, batch: dict[st
 
 
 def everything(model: Model, batch: dict[str, Any]) -> dict[str, np.ndarray]:
-    """All that the model says of a batch: hidden states [B, S, D] and, of the heads it has, the outputs at every
-    token.
+    """All that the model says of a batch of the stream: hidden states [B, S, D] and, of the heads it has, the MLM
+    logits at the masked positions [B, P, V], the NSP logits [B, 2] and what `outputs` gives.
     """
     ids = {name: jnp.asarray(batch[name]) for name in ("input_ids", "segment_ids", "sequence_ids", "position_ids")}
-    everywhere = jnp.broadcast_to(jnp.arange(ids["input_ids"].shape[1]), ids["input_ids"].shape)
-    mlm, nsp = _logits(model.config, model.params, ids, everywhere)
+    mlm, nsp = _logits(model.config, model.params, ids, jnp.asarray(batch["masked_positions"]))
     head = _outputs(model.config, model.architecture, model.params, ids) if "head" in model.params else None
     found = {"hidden": _encode(model.config, model.params, ids), "mlm": mlm, "nsp": nsp, "head": head}
     return {name: np.asarray(values) for name, values in found.items() if values is not None}
@@ -236,22 +193,18 @@ def _masks(model: Model, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     mask_id = model.tokenizer.token_to_id(MASK)
     if mask_id is None:
         raise ValueError(f"the model's tokenizer has no {MASK}: it cannot fill one")
-    _check_unicode([text])
+    check_unicode([text])
     encoding = model.tokenizer.encode(text)
     positions = [position for position, index in enumerate(encoding.ids) if index == mask_id]
     if not positions:
-        raise ValueError(f"text {_short(text)!r} has no {MASK}: put one where a word is to be guessed")
+        raise ValueError(f"text {short(text)!r} has no {MASK}: put one where a word is to be guessed")
     limit = model.config.max_length
     if len(encoding.ids) > limit and positions[-1] >= limit - 1:
         raise ValueError(
-            f"text {_short(text)!r} has {MASK} as token {positions[-1] + 1} of {len(encoding.ids)}, and the model "
+            f"text {short(text)!r} has {MASK} as token {positions[-1] + 1} of {len(encoding.ids)}, and the model "
             f"reads {limit}: shorten the text"
         )
     return positions, [encoding.offsets[position] for position in positions]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _fill(tokenizer: Any, text: str, place: tuple[int, int], index: int, probability: float) -> Fill:

@@ -54,4 +54,7 @@ def random_batch(checkpoint: Checkpoint) -> Batch:
     places = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
     second = ((places >= shape[1] // 4) & (config.segment_types > 1)).astype(np.int32)
     ids = generator.integers(0, config.vocab_size or 1, shape, np.int32)
-    return {"input_ids": ids * mask, "segment_ids": second * mask, "sequence_ids": mask, "position_ids": places}
+    return {
+        "input_ids": ids * mask, "segment_ids": second * mask, "sequence_ids": mask, "position_ids": places,
+        "masked_positions": places,
+    }  # fmt: skip

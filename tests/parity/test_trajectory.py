@@ -12,6 +12,7 @@ from data_pipeline.prepare import prepare
 from data_pipeline.store import open_corpus
 from data_pipeline.stream import batches
 from flaxbert.config import Experiment, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+from flaxbert.interop.architectures import Checkpoint
 from flaxbert.interop.huggingface_config import to_config
 from flaxbert.interop.huggingface_tensors import to_tensors
 from flaxbert.sharding import make_mesh
@@ -116,7 +117,7 @@ def update(config, step, named_params, moments):
 
 def train_theirs(experiment, before, data):
     """The tensors after, and the loss of each step."""
-    model = transformers.BertForPreTraining(transformers.BertConfig(**to_config(experiment.model)))
+    model = transformers.BertForPreTraining(transformers.BertConfig(**to_config(Checkpoint(experiment.model, before))))
     tensors = {name: torch.tensor(x) for name, x in to_tensors(before, experiment.model).items()}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert (set(missing), unexpected) == ({"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}, [])
@@ -132,14 +133,14 @@ def train_theirs(experiment, before, data):
 
 
 @pytest.mark.parametrize("name", RATES)
-def test_losses_equal_those_of_torch_at_every_step(name, corpus, data):
+def test_losses_equal_those_of_torch_at_every_step(name, corpus, data, assert_parity):
     experiment = experiment_of(name, corpus.vocab_size)
     before, after, found = train_ours(experiment, data)
     tensors, expected = train_theirs(experiment, before, data)
     worst = max(abs(np.subtract(found, expected)))
     ours = to_tensors(after, experiment.model)
     apart = max(abs(ours[tensor] - tensors[tensor]).max() for tensor in tensors)
-    print(f"{name}: loss {found[0]:.2f} to {found[-1]:.2f}, worst deviation {worst:.1e}, of a parameter {apart:.1e}")
     assert found[-1] < found[0] - 0.3, "or nothing was learnt"
-    assert worst < TOLERANCE
-    assert apart < TOLERANCE
+    peer = "torch, transformers BertForPreTraining and the reference's update"
+    assert_parity(f"losses of {STEPS} steps of {name}", peer, worst, TOLERANCE)
+    assert_parity(f"parameters after {STEPS} steps of {name}", peer, apart, TOLERANCE)

@@ -24,13 +24,12 @@ def rate(config, steps, step):
     {}, dict(decay_power=0.5), dict(decay_from="warmup"),
     dict(decay_from="warmup", decay_power=2.0, final_fraction=0.02), dict(final_fraction=1.0),
 ], ids=str)  # fmt: skip
-def test_the_learning_rate_at_every_step(steps, warmup, settings):
+def test_the_learning_rate_at_every_step(steps, warmup, settings, assert_parity):
     config = OptimizerConfig(learning_rate=1e-4, warmup_steps=warmup, **settings)
     found = np.asarray(learning_rate_schedule(config, steps)(np.arange(steps + 3)))
     expected = [rate(config, steps, step) for step in range(steps + 3)]
     worst = max(abs(found - expected)) / config.learning_rate
-    print(f"worst deviation of the rate, of the peak: {worst:.1e}")
-    assert worst < TOLERANCE
+    assert_parity("learning rate at every step, over its peak", "a plain port of the published curve", worst, TOLERANCE)
     assert found[-1] == found[steps] == np.float32(1e-4) * np.float32(config.final_fraction)
 
 
