@@ -109,9 +109,9 @@ def plan_shards(sources: list[Source], shard_megabytes: float) -> list[tuple[Ran
     """Ranges of about shard_megabytes x 10^6 bytes together, in order. Depends on nothing but its arguments."""
     budget = max(1, int(shard_megabytes * 1e6))
     shards: list[list[Range]] = []
-    filled = budget
+    filled = 0
     for part in (part for source in sources for part in _cut(source, budget)):
-        if filled + part.size > budget:
+        if not shards or filled + part.size > budget:
             shards.append([])
             filled = 0
         shards[-1].append(part)
@@ -123,7 +123,7 @@ def _cut(source: Source, budget: int) -> list[Range]:
     if source.format == "parquet":
         return _gather_groups(source, budget)
     length = source.examples if source.format == "tfds" else source.size
-    pieces = 1 if source.compression else min(length, math.ceil(source.size / budget))
+    pieces = 1 if source.compression else min(length, max(1, math.ceil(source.size / budget)))
     borders = [length * piece // max(1, pieces) for piece in range(pieces + 1)]
     return [
         Range(source, start, end, source.size * (end - start) // length)
