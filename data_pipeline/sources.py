@@ -12,7 +12,7 @@ from typing import Iterable, Literal, NamedTuple
 from data_pipeline.compression import SUFFIXES as COMPRESSIONS
 from data_pipeline.files import facts, find_files, is_remote
 
-_TEXT, _JSON = (".txt", ".text"), (".jsonl", ".json")
+_TEXT, _JSON = (".txt", ".text"), (".jsonl", ".ndjson", ".json")
 _PARQUET = ".parquet"
 _UNREADABLE = (".zip", ".tar", ".tgz", ".7z", ".pdf", ".docx")
 
@@ -82,6 +82,9 @@ def _suffix(path: str) -> tuple[str, str]:
 
 
 def _file(path: str, text_field: str) -> Source:
+    printable = path.encode("utf-8", "backslashreplace").decode("utf-8")
+    if path != printable:
+        raise ValueError(f"{printable}: its name is not UTF-8, rename it")
     suffix, compression = _suffix(path)
     if suffix in _UNREADABLE or (suffix == _PARQUET and compression):
         kind = f"{suffix} files" + (f" inside {compression} files" if compression else "")
