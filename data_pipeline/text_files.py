@@ -56,8 +56,8 @@ class _Lines:
             yield offset, line
 
     def ours(self, offset: int) -> bool:
-        """Whether a border at this offset belongs to the range. That of the file's first line belongs to the first, which
-        may end inside of the byte order mark."""
+        """Whether a border at this offset belongs to the range. That before the file's first line belongs to the first
+        range, which may end inside of the byte order mark."""
         return self.end is None or offset < max(self.end, self.first + 1)
 
     def number(self) -> int:

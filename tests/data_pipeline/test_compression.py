@@ -77,7 +77,7 @@ def test_a_zstd_window_beyond_the_library_s_is_told_of_as_one(bits):
     if bits <= 27:
         assert unpack(frame, "zstd") == b"text"
         return
-    with pytest.raises(ValueError, match="^a.txt has a window of more than 128 MiB: .* without --long, or with --long=27$"):
+    with pytest.raises(ValueError, match="^a.txt has a window of more than 128 MiB: compress it again without --long"):
         unpack(frame, "zstd")
 
 

@@ -128,7 +128,7 @@ def test_a_damaged_short_or_missing_file_is_named(data_folder, tmp_path, monkeyp
     refuses("^tfds:toy/bad:1.0.0@test#text cannot be read", "tfds:toy/bad@test")
 
 
-def test_a_split_that_records_no_size_is_read_whole_and_cut_by_the_size_of_its_files(data_folder, tmp_path, monkeypatch):
+def test_a_split_that_records_no_size_is_cut_by_the_size_of_its_files(data_folder, tmp_path, monkeypatch):
     from tensorflow_datasets.core import constants
 
     shutil.copytree(data_folder / "toy" / "plain", tmp_path / "toy" / "plain")
