@@ -44,6 +44,9 @@ def explained(name: str, compression: str) -> Iterator[None]:
             raise
         if "Truncated" in str(error):
             raise ValueError(_cut_short(name)) from None
+        if "too much memory" in str(error):
+            remedy = "compress it again without --long, or with --long=27"
+            raise ValueError(f"{name} has a window of more than 128 MiB: {remedy}") from None
         raise ValueError(f"{name} is not {compression} data, or damaged: {error}") from None
 
 

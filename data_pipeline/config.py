@@ -112,6 +112,11 @@ class DataConfig:
                 f"data.max_predictions {self.max_predictions} is not in [1, {self.sequence_length}], "
                 "the range that data.sequence_length leaves"
             )
+        if self.max_predictions is not None and self.max_predictions < self.packing:
+            raise ValueError(
+                f"data.max_predictions {self.max_predictions} is less than data.packing {self.packing}: each sequence "
+                "of a row has a prediction of its own"
+            )
 
     @property
     def predictions_per_row(self) -> int:

@@ -29,8 +29,9 @@ class Totals(NamedTuple):
 def lines_of(document: bytes) -> list[bytes]:
     """The lines by which duplicates are told: without the white space at their ends, those that are blank left out."""
     lines = map(bytes.strip, document.split(b"\n"))
-    # What begins with ASCII and was stripped is not blank: written out, for this runs on every line of a corpus.
-    return [line for line in lines if line and (line[0] < 0x80 or not line.decode("utf-8").isspace())]
+    # What begins and ends with ASCII is stripped by now: written out, for this runs on every line of a corpus.
+    stripped = (line if not line or line[0] < 0x80 > line[-1] else line.decode().strip().encode() for line in lines)
+    return list(filter(None, stripped))
 
 
 class DigestWriter:

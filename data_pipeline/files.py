@@ -4,9 +4,13 @@ import contextlib
 import glob
 import io
 import os
+import stat
 from typing import Any, BinaryIO, Callable, Iterator, NamedTuple
 
 _BUFFER_BYTES = 1 << 20
+_LOCAL = ("file://", "local://")
+# What is behind them is another thing in each process, even where it is a file.
+_OF_THE_PROCESS = ("/dev/stdin", "/dev/fd/", "/proc/self/")
 
 # What file systems say of a file that changes with its content, the surest first.
 _VERSIONS = (
@@ -28,7 +32,8 @@ def is_remote(path: str) -> bool:
 
 
 def find_files(name: str, wanted: Callable[[str], bool], left_out: str = "") -> list[str]:
-    """The files that a path, URL or glob stands for, in order. Of folders the wanted ones, hidden ones left out.
+    """The files that a path, URL or glob stands for, in order. Of folders the wanted ones, hidden ones left out. Links
+    to local folders are followed; a URL of a local file is its path.
 
     Of what a local folder or glob holds, what lies below the folder `left_out` is none: prepare's own output.
 
@@ -36,6 +41,8 @@ def find_files(name: str, wanted: Callable[[str], bool], left_out: str = "") -> 
     """
     files: list[str] = []
     with _reaching(name):
+        if name.startswith(_LOCAL):
+            name = _file_system(name)[1]
         if is_remote(name):
             system, path = _file_system(name)
             matches = [path] if system.exists(path) else _matches(system, path)
@@ -71,7 +78,18 @@ def _is_hidden(path: str) -> bool:
 
 
 def _walk(folder: str) -> list[str]:
-    return [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    """All files below a folder. Each folder is entered once, by the first of its names: links may lead in a circle."""
+    files, entered = [], {os.path.realpath(folder)}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        files += [os.path.join(parent, name) for name in names]
+        visible = [name for name in sorted(folders) if not _is_hidden(name)]
+        folders.clear()
+        for name in visible:
+            real = os.path.realpath(os.path.join(parent, name))
+            if real not in entered:
+                entered.add(real)
+                folders.append(name)
+    return files
 
 
 def _visible(folder: str, paths: list[str], wanted: Callable[[str], bool]) -> list[str]:
@@ -95,8 +113,10 @@ def facts(path: str) -> Facts:
                 raise ValueError(f"{path} cannot be read: its server does not say how long it is")
             version = next((str(info[name]) for name in _VERSIONS if info.get(name)), None)
             return Facts(info["size"], version or system.ukey(stripped))
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
+        status = os.stat(path)  # before it is opened: a pipe would wait for its writer
+        if not stat.S_ISREG(status.st_mode) or os.path.abspath(path).startswith(_OF_THE_PROCESS):
+            raise ValueError(f"{path} cannot be read: it is no regular file, and text is read more than once")
+        open(path, "rb").close()
         return Facts(status.st_size, status.st_mtime_ns)
 
 

@@ -16,7 +16,7 @@ from data_pipeline.pairing import PAIRINGS
 from data_pipeline.repeats import (
     Example, Repeats, count_repeats, count_seen, find_examples, read_text, token_share, totals
 )
-from data_pipeline.statistics import unigram_entropy
+from data_pipeline.statistics import entropy, unigram_entropy
 from data_pipeline.store import TOKENIZER_FOLDER, Corpus, open_corpus
 from data_pipeline.tokenizer import SPECIAL_PIECES, Tokenizer, load
 from data_pipeline.word_starts import may_be_a_word
@@ -93,6 +93,8 @@ class Health(NamedTuple):
     corpus."""
     sentences_setting: str
     """`--sentences` of prepare."""
+    drop_duplicates: str
+    """`--drop-duplicates` of prepare."""
     train: dict[str, int]
     validation: dict[str, int]
     sample_tokens: int
@@ -125,6 +127,9 @@ def examine(path: str | os.PathLike[str], batch_size: int, lengths: tuple[int, .
         raise ValueError(
             f"batch_size {batch_size}, sample_tokens {sample_tokens}, lengths {lengths}: expected positive numbers"
         )
+    if min(lengths) < PACKING:
+        most = "as many as there are sequences in a packed row"
+        raise ValueError(f"lengths {min(lengths)} is too short: expected at least {PACKING}, {most}")
     plans = [_plan(length, pairing) for length in sorted(set(lengths)) for pairing in PAIRINGS]
     corpus = open_corpus(path, verify="content")
     if not corpus.blocks["train"]:
@@ -139,11 +144,12 @@ def examine(path: str | os.PathLike[str], batch_size: int, lengths: tuple[int, .
         fingerprint=corpus.fingerprint,
         tokenizer=_about(tokenizer) | {"trained": manifest["tokenizer"]["trained_on"] is not None},
         sentences_setting=manifest["settings"]["sentences"],
+        drop_duplicates=manifest["settings"].get("drop_duplicates", "none"),  # not in corpora of earlier releases
         train=totals(corpus.blocks["train"]),
         validation=totals(corpus.blocks["validation"]),
         sample_tokens=sampled,
         sample_share=sampled / totals(corpus.blocks["train"])["tokens"],
-        source_repeats=manifest.get("duplicates"),  # not in corpora of earlier releases
+        source_repeats=manifest.get("duplicates"),  # as the setting
         repeated_documents=count_repeats(train.document_digests, train.document_lengths),
         repeated_sentences=count_repeats(train.digests, train.lengths),
         held_out_seen=count_seen(held_out, train),
@@ -193,14 +199,13 @@ def _vocabulary(corpus: Corpus, tokenizer: Tokenizer, counts: np.ndarray) -> Voc
     own = np.delete(counts, [tokenizer.pieces.index(piece) for piece in SPECIAL_PIECES])
     ordered = np.sort(counts[counts > 0])[::-1]
     ranks = np.unique(np.geomspace(1, len(ordered), _RANKS).astype(int))
-    shares = ordered / tokens
     return Vocabulary(
         entries=len(own),
         never_used=int((own == 0).sum()),
         rarely_used=int(((own > 0) & (own < RARE)).sum()),
         unknown_share=float(counts[corpus.unknown_id] / tokens),
         single_letter_share=float(counts[_single_letters(tokenizer.pieces)].sum() / tokens),
-        entropy=float(-(shares * np.log(shares)).sum()),
+        entropy=entropy(counts),
         held_out_entropy=unigram_entropy(corpus, "validation") if corpus.blocks["validation"] else None,
         ranks=ranks.tolist(),
         rank_counts=ordered[ranks - 1].tolist(),

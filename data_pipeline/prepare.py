@@ -57,6 +57,8 @@ def prepare(
     what they write does not depend on it. Prints its progress and a summary if asked to. Raises ValueError, in one
     sentence, for whatever a user can cause.
     """
+    if is_remote(output):
+        raise ValueError(f"output {output} is a URL: expected a local folder")
     begin = time.monotonic()
     chosen, folder = engines.choose(engine, workers, beam_flags), Path(output)
     sources = _sources(inputs, config.text_field, folder)

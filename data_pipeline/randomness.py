@@ -11,6 +11,8 @@ _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
+_WORDS_AT_ONCE = 1 << 16
+
 
 def key(seed: int, *path: int) -> np.uint64:
     """A key for one place in the stream: `key(seed, epoch, window, ...)`. Paths of any length do not collide."""
@@ -47,14 +49,16 @@ def coin_flips(keys: np.ndarray | np.uint64, counters: np.ndarray, flips: np.nda
         return heads
     own = bits(keys, counters)
     left, active = flips.astype(np.int64), np.flatnonzero(flips > 0)
-    word = 0
+    first = 0
     while active.size:
-        drawn = bits(own[active], np.array([word]))
-        unused = np.maximum(64 - left[active], 0).astype(np.uint64)
-        heads[active] += np.bitwise_count(drawn >> unused)
-        left[active] -= 64
+        # One word of many short runs, or many of a few long ones, as the cut of a sentence of millions of tokens is.
+        count = max(1, min(_WORDS_AT_ONCE // active.size, -(-int(left[active].max()) // 64)))
+        drawn = bits(own[active, None], first + np.arange(count))
+        unused = np.clip(64 * np.arange(1, count + 1) - left[active, None], 0, 64).astype(np.uint64)
+        heads[active] += np.bitwise_count(drawn >> unused).sum(axis=1, dtype=np.int64)
+        left[active] -= 64 * count
         active = active[left[active] > 0]
-        word += 1
+        first += count
     return heads
 
 

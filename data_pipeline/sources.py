@@ -12,7 +12,7 @@ from typing import Iterable, Literal, NamedTuple
 from data_pipeline.compression import SUFFIXES as COMPRESSIONS
 from data_pipeline.files import facts, find_files, is_remote
 
-_TEXT, _JSON = (".txt", ".text"), (".jsonl", ".json")
+_TEXT, _JSON = (".txt", ".text"), (".jsonl", ".ndjson", ".json")
 _PARQUET = ".parquet"
 _UNREADABLE = (".zip", ".tar", ".tgz", ".7z", ".pdf", ".docx")
 
@@ -82,6 +82,9 @@ def _suffix(path: str) -> tuple[str, str]:
 
 
 def _file(path: str, text_field: str) -> Source:
+    printable = path.encode("utf-8", "backslashreplace").decode("utf-8")
+    if path != printable:
+        raise ValueError(f"{printable}: its name is not UTF-8, rename it")
     suffix, compression = _suffix(path)
     if suffix in _UNREADABLE or (suffix == _PARQUET and compression):
         kind = f"{suffix} files" + (f" inside {compression} files" if compression else "")
@@ -109,9 +112,9 @@ def plan_shards(sources: list[Source], shard_megabytes: float) -> list[tuple[Ran
     """Ranges of about shard_megabytes x 10^6 bytes together, in order. Depends on nothing but its arguments."""
     budget = max(1, int(shard_megabytes * 1e6))
     shards: list[list[Range]] = []
-    filled = budget
+    filled = 0
     for part in (part for source in sources for part in _cut(source, budget)):
-        if filled + part.size > budget:
+        if not shards or filled + part.size > budget:
             shards.append([])
             filled = 0
         shards[-1].append(part)
@@ -123,7 +126,7 @@ def _cut(source: Source, budget: int) -> list[Range]:
     if source.format == "parquet":
         return _gather_groups(source, budget)
     length = source.examples if source.format == "tfds" else source.size
-    pieces = 1 if source.compression else min(length, math.ceil(source.size / budget))
+    pieces = 1 if source.compression else min(length, max(1, math.ceil(source.size / budget)))
     borders = [length * piece // max(1, pieces) for piece in range(pieces + 1)]
     return [
         Range(source, start, end, source.size * (end - start) // length)

@@ -28,8 +28,13 @@ def unigram_entropy(corpus: Corpus, split: str) -> float:
     counts = np.zeros(corpus.vocab_size, np.int64)
     for block in corpus.blocks[split]:
         counts += np.bincount(read_block(corpus, block).tokens, minlength=corpus.vocab_size)
+    return entropy(counts)
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Of the frequencies that `counts` [V] stand for, in nats; never negative, not even zero."""
     shares = counts[counts > 0] / max(counts.sum(), 1)
-    return float(-(shares * np.log(shares)).sum())
+    return max(0.0, -float((shares * np.log(shares)).sum()))
 
 
 def window_facts(corpus: Corpus, config: DataConfig, seed: int) -> WindowFacts:

@@ -11,6 +11,8 @@ from typing import Any, BinaryIO, Callable, Literal, NamedTuple
 
 import numpy as np
 
+from data_pipeline.files import is_remote
+
 FORMAT = "prepared-corpus"
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
@@ -97,7 +99,7 @@ class ShardWriter:
         # Token ids as 4-byte integers split into byte planes: the planes of zeros vanish, and zstd finds more in the
         # rest than it does in a dictionary's packed indices.
         self._writer = pq.ParquetWriter(
-            self._partial,
+            self._partial.absolute(),  # a relative path with a colon would pass for a URI
             self._schema,
             compression="zstd",
             compression_level=1,
@@ -210,6 +212,8 @@ def open_corpus(path: str | os.PathLike[str], verify: Literal["size", "content"]
     if verify not in ("size", "content"):
         raise ValueError(f"verify {verify!r} is not one of 'size', 'content'")
     folder = Path(path)
+    if is_remote(str(path)):
+        raise ValueError(f"{path} is a URL: expected the local folder of a prepared corpus")
     manifest = _read_manifest(folder)
     for split in SPLITS:
         for shard in manifest["shards"][split]:
@@ -228,7 +232,8 @@ def open_corpus(path: str | os.PathLike[str], verify: Literal["size", "content"]
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a prepared corpus: no such folder")
+        found = "it is a file" if folder.exists() else "no such folder"
+        raise ValueError(f"{folder} is not a prepared corpus: {found}")
     if not path.is_file():
         raise ValueError(f"{folder} is not a prepared corpus: it has no {MANIFEST}; was prepare interrupted?")
     try:
@@ -270,7 +275,7 @@ def read_block(corpus: Corpus, block: Block) -> Documents:
 
     path = corpus.path / block.shard
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path.absolute(), page_checksum_verification=True) as file:
             column = file.read_row_group(block.row_group, use_threads=False).column(_COLUMN)
         rows = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         documents = _flat(rows)

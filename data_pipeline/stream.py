@@ -41,8 +41,12 @@ def batches(
     """Yields (batch, position after it); the batch holds this host's share of the `batch_size` global rows.
 
     Endless unless `epochs` is given; then the last batch is filled up with empty rows of weight zero.
-    Raises ValueError where the corpus cannot be paired or the position does not belong to it.
+    Raises ValueError for arguments out of range, and where the corpus cannot be paired or the position is none of it.
     """
+    if split not in corpus.blocks:
+        raise ValueError(f"split {split!r} is not one of {', '.join(corpus.blocks)}")
+    if host_count < 1:
+        raise ValueError(f"host count {host_count} is not positive")
     if batch_size < 1 or batch_size % host_count:
         raise ValueError(f"batch size {batch_size} cannot be divided among {host_count} hosts")
     if not 0 <= host_index < host_count:

@@ -30,13 +30,13 @@ class _Lines:
 
     def __init__(self, file: Any, stored: BinaryIO, part: Range):
         self.file, self.stored, self.path = file, stored, part.source.path
-        self.start = self.offset = part.start
+        self.start = self.offset = self.first = part.start
         self.end = None if part.source.compression else part.end
         self.count = 0
         if part.start:
             self._skip_to_line()
         elif file.peek(3)[:3] == _BYTE_ORDER_MARK:
-            self.offset = len(file.read(3))
+            self.offset = self.first = len(file.read(3))
 
     def _skip_to_line(self) -> None:
         self.file.seek(self.start - 1)
@@ -56,8 +56,9 @@ class _Lines:
             yield offset, line
 
     def ours(self, offset: int) -> bool:
-        """Whether a border at this offset belongs to the range."""
-        return self.end is None or offset < self.end
+        """Whether a border at this offset belongs to the range. That before the file's first line belongs to the first
+        range, which may end inside of the byte order mark."""
+        return self.end is None or offset < max(self.end, self.first + 1)
 
     def number(self) -> int:
         """The number in the file, from 1, of the line read last. Reads the file up to the range again."""

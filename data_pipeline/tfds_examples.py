@@ -40,9 +40,17 @@ def find_split(name: str, text_field: str) -> Split:
     full_name = f"tfds:{builder.info.full_name.replace('/' + str(builder.version), f':{builder.version}')}"
     info = builder.data_path / "dataset_info.json"
     return Split(
-        f"{full_name}@{split}#{field}", str(builder.data_path), splits[split].num_examples, splits[split].num_bytes,
-        str(info.stat().mtime),
+        f"{full_name}@{split}#{field}", str(builder.data_path), splits[split].num_examples,
+        splits[split].num_bytes or _stored_bytes(splits[split], name), str(info.stat().mtime),
     )
+
+
+def _stored_bytes(split: Any, name: str) -> int:
+    """Of the files themselves: data sets of older releases do not record it."""
+    try:
+        return sum(path.stat().length for path in split.filepaths)
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror or error}: {error.filename}") from None
 
 
 def tfds_documents(part: Range, errors: str) -> Iterator[Document]:

@@ -114,17 +114,31 @@ def _repeats(health: Health) -> Iterator[Line]:
         both = (f"{each['repeated']:,} of {each['read']:,} {kind}" for kind, each in health.source_repeats.items())
         yield Line("repeats in source", ", ".join(both), OK, "before any were dropped")
     documents, sentences, seen = health.repeated_documents, health.repeated_sentences, health.held_out_seen
+    against_sentences = _against(health, "lines", sentences)
     yield _line("repeated documents", _share_of(documents), _above(documents.token_share, REPEATED_DOCUMENTS), (
-        "the model learns to recite them: prepare again with --drop-duplicates documents"
+        f"the model learns to recite them: {_against(health, 'documents', documents)}"
     ))  # fmt: skip
     yield _line("repeated sentences", _share_of(sentences), _above(sentences.token_share, REPEATED_SENTENCES), (
-        "the loss may stay at the unigram entropy: prepare again with --drop-duplicates lines"
+        f"the loss may stay at the unigram entropy: {against_sentences}"
     ))  # fmt: skip
     if seen.total:
         value = _share_of(seen, " seen in training")
         yield _line("held-out sentences", value, _above(seen.token_share, HELD_OUT_SEEN), (
-            "the held-out loss will look better than it is: prepare again with --drop-duplicates lines"
+            f"the held-out loss will look better than it is: {against_sentences}"
         ))  # fmt: skip
+
+
+def _against(health: Health, kind: str, repeats: Repeats) -> str:
+    """To drop what repeats, where that finds half of it at least: prepare compares the text, and whole lines of it."""
+    counted = (health.source_repeats or {}).items()
+    shares = {name: each["repeated"] / max(1, each["read"]) for name, each in counted}
+    dropped = {"none": 0.0, "documents": shares.get("documents", 0.0), "lines": 1.0}[health.drop_duplicates]
+    if shares.get(kind, 1.0) - dropped >= repeats.repeated / max(1, repeats.total) / 2:
+        return f"prepare again with --drop-duplicates {kind}"
+    return (
+        "--drop-duplicates does not find them, for they are parts of lines, or differ in case or spacing, in the text: "
+        "take them out of it"
+    )
 
 
 def _share_of(repeats: Repeats, what: str = "") -> str:
@@ -203,7 +217,8 @@ def _labels(health: Health, streams: dict[str, Stream], length: int) -> Line:
     share, balanced = streams["nsp"].random_labels or 0.0, streams["nsp-balanced"].random_labels
     whole_paragraphs = health.sentences_setting == "lines" and health.long_sentences > LONG_SENTENCES[0]
     mends = ["prepare again with --sentences split"] if whole_paragraphs else []
-    mends += [] if balanced is None else [f"train with --data.pairing nsp-balanced ({balanced:.0%} here)"]
+    if balanced is not None and _commoner(balanced) <= RANDOM_LABELS[0]:
+        mends += [f"train with --data.pairing nsp-balanced ({balanced:.0%} here)"]
     mends += ["train with --data.pairing none"]
     advice = f"whoever guesses is right {_commoner(share):.0%} of the time: {', or '.join(mends)}"
     return _line(f"labels, nsp at {length}", f"{share:.0%} random", _above(_commoner(share), RANDOM_LABELS), advice)

@@ -25,30 +25,50 @@ def check_outputs(json_file: str | None, plot_file: str | None) -> None:
         if name is None or (flag, name) == ("--json", TO_STANDARD_OUTPUT):
             continue
         path = pathlib.Path(name)
-        if path.is_dir() or not path.parent.is_dir():
-            reason = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        reason = ""
+        if path.exists() and not path.is_file():
+            reason = "it is a folder" if path.is_dir() else "it is no regular file"
+        elif not path.parent.is_dir():
+            reason = f"there is no folder {path.parent}"
+        elif not os.access(path.parent, os.W_OK):
+            reason = "permission denied"
+        if reason:
             raise ValueError(f"{flag} {name} cannot be written: {reason}")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise ValueError(f"{flag} {name} cannot be written: permission denied")
 
 
 def show(report: Report, json_file: str | None = None, plot_file: str | None = None) -> None:
-    """Prints the report as tables, or as JSON alone where `json_file` is `-`; writes the files that are asked for."""
+    """Prints the report as tables, or as JSON alone where `json_file` is `-`; writes the files that are asked for.
+
+    Raises ValueError for a file that cannot be written.
+    """
     from rich.console import Console
 
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if json_file == TO_STANDARD_OUTPUT:
+        print(text, end="")
+    else:
+        _print(report, Console(highlight=False))
+        if json_file is not None:
+            _write("--json", json_file, text.encode("utf-8"))
+            print(f"written: {json_file}")
     if plot_file is not None:
         from flaxbert.tools.doctor_plot import draw
 
-        draw(report, plot_file)
-    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-    if json_file == TO_STANDARD_OUTPUT:
-        print(text)
-        return
-    if json_file is not None:
-        pathlib.Path(json_file).write_text(text + "\n", encoding="utf-8")
-    _print(report, Console(highlight=False))
-    for name in filter(None, (json_file, plot_file)):
-        print(f"written: {name}")
+        _write("--plot", plot_file, draw(report))
+        if json_file != TO_STANDARD_OUTPUT:
+            print(f"written: {plot_file}")
+
+
+def _write(flag: str, name: str, content: bytes) -> None:
+    """Replaces a file as a whole, or leaves it as it was."""
+    path = pathlib.Path(name)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ValueError(f"{flag} {name} cannot be written: {error.strerror}") from None
 
 
 def _print(report: Report, console: "Console") -> None:

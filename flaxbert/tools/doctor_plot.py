@@ -1,5 +1,6 @@
 """The doctor's picture: lengths of sentences, documents and sequences, and how often each token comes."""
 
+import io
 import itertools
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,8 @@ _LINES = ("-", "--", "-.", ":", (0, (1, 2, 4, 2)))
 """One for each pairing: they lie upon each other where pairings agree, and not every eye tells colours apart."""
 
 
-def draw(report: dict[str, Any], file: str) -> None:
-    """Writes the picture as PNG. Raises ValueError where the file cannot be written."""
+def draw(report: dict[str, Any]) -> bytes:
+    """The picture as PNG."""
     # A figure of its own, without pyplot: no window, no state, and Agg whatever the machine is set to.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -37,10 +38,9 @@ def draw(report: dict[str, Any], file: str) -> None:
         unused.set_axis_off()
     name = pathlib.Path(facts["corpus"]).name or facts["corpus"]
     figure.suptitle(f"{name}: {facts['train']['tokens']:,} training tokens".replace("$", r"\$"), fontsize=14)
-    try:
-        figure.savefig(file, format="png")
-    except OSError as error:
-        raise ValueError(f"--plot {file} cannot be written: {error.strerror or error}") from None
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
 
 
 def _lengths(place: "Axes", distribution: dict[str, Any], title: str, unit: str) -> None:

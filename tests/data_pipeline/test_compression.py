@@ -70,6 +70,17 @@ def test_damage_is_refused_in_the_first_member_and_in_later_ones(kind):
         unpack(b"no compressed data at all, by its first bytes", kind)
 
 
+@pytest.mark.parametrize("bits", [27, 28, 31])
+def test_a_zstd_window_beyond_the_library_s_is_told_of_as_one(bits):
+    """RFC 8878, section 3.1.1: magic, descriptor, window; a last raw block of four bytes."""
+    frame = bytes.fromhex("28b52ffd00") + bytes([(bits - 10) << 3]) + bytes([4 << 3 | 1, 0, 0]) + b"text"
+    if bits <= 27:
+        assert unpack(frame, "zstd") == b"text"
+        return
+    with pytest.raises(ValueError, match="^a.txt has a window of more than 128 MiB: compress it again without --long"):
+        unpack(frame, "zstd")
+
+
 def test_zeros_after_an_xz_member_are_padding_and_before_the_first_are_not():
     member = lzma.compress(b"text")
     assert unpack(member + bytes(8) + member + bytes(100_000), "xz") == b"texttext"

@@ -54,18 +54,25 @@ def test_gzip_reads_as_the_plain_file_does(tmp_path):
     assert texts([packed]) == texts([plain])
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path):
-    assert texts([written(tmp_path, "a.txt", b"\xef\xbb\xbfHello\n")]) == ["Hello"]
+@pytest.mark.parametrize("shard_megabytes", [16.0, 1e-6])
+def test_a_byte_order_mark_is_no_text_and_costs_none(tmp_path, shard_megabytes):
+    mark = b"\xef\xbb\xbf"
+    assert texts([written(tmp_path, "a.txt", mark + b"Hello\n")], shard_megabytes) == ["Hello"]
+    assert texts([written(tmp_path, "b.txt", mark + b"\none\n\ntwo\n")], shard_megabytes) == ["one", "two"]
+    lines = mark + b'{"text": "one"}\n{"text": "two"}\n'
+    assert texts([written(tmp_path, "c.jsonl", lines)], shard_megabytes) == ["one", "two"]
 
 
 def test_folders_are_searched_and_hidden_and_empty_files_passed_over(tmp_path):
     written(tmp_path, "b/wiki_00", "in b")
     written(tmp_path, "a.txt", "in a")
     written(tmp_path, "c.jsonl", '{"text": "in c"}')
+    written(tmp_path, "d.ndjson", '{"text": "in d"}')
+    written(tmp_path, "e.ndjson.gz", gzip.compress(b'{"text": "in e"}'))
     written(tmp_path, ".hidden.txt", "no")
     written(tmp_path, "picture.png", "no")
     written(tmp_path, "empty.txt", "")
-    assert sorted(texts([tmp_path])) == ["in a", "in b", "in c"]
+    assert sorted(texts([tmp_path])) == ["in a", "in b", "in c", "in d", "in e"]
     assert texts([tmp_path / "*.txt", tmp_path / "a.txt"]) == ["in a"]
 
 

@@ -129,6 +129,8 @@ def stored_sentences(path, split):
 def test_blank_lines_are_no_duplicates_and_white_space_at_their_ends_makes_no_difference(tmp_path):
     text = "one \n\n \t\n\u3000\n \u3000\n  one\nzwei\n\u00fcber\n\u3000\n".encode()
     assert [line.decode() for line in lines_of(text)] == ["one", "one", "zwei", "\u00fcber"]
+    of_all_kinds = "\u00a0one\n\u3000 one\none \u2028\t\none\u00a0two\n\u00fcber\u202f \n".encode()
+    assert [line.decode() for line in lines_of(of_all_kinds)] == ["one", "one", "one", "one\u00a0two", "\u00fcber"]
     writer = DigestWriter(tmp_path, 0)
     writer.add(text)
     writer.add(b" ")

@@ -1,5 +1,9 @@
 """Files by URL read as those by path do; what cannot be reached is named in one sentence."""
 
+import os
+import subprocess
+import sys
+
 import fsspec
 import pytest
 from fsspec.registry import known_implementations
@@ -7,7 +11,7 @@ from fsspec.registry import known_implementations
 from data_pipeline import open_corpus
 from data_pipeline.config import PrepareConfig
 from data_pipeline.corpus import read_documents
-from data_pipeline.files import facts
+from data_pipeline.files import facts, find_files
 from data_pipeline.prepare import prepare
 from data_pipeline.sources import find_sources, plan_shards
 
@@ -73,6 +77,7 @@ def test_a_scheme_without_its_package_says_what_to_install(monkeypatch):
         texts("cloud://a.txt")
 
 
+@pytest.mark.parametrize("root", ["memory"], indirect=True)
 def test_what_a_remote_file_system_raises_becomes_one_sentence(root, monkeypatch):
     class NoCredentials(Exception):
         pass
@@ -86,6 +91,7 @@ def test_what_a_remote_file_system_raises_becomes_one_sentence(root, monkeypatch
         list(read_documents(shards[0][0]))
 
 
+@pytest.mark.parametrize("root", ["memory"], indirect=True)
 def test_a_value_error_of_a_remote_file_system_becomes_one_sentence_that_names_the_file(root, monkeypatch):
     def fails(*_, **__):
         raise ValueError("The server doesn't appear to support range requests.\nOpen with block_size=0")
@@ -95,6 +101,46 @@ def test_a_value_error_of_a_remote_file_system_becomes_one_sentence_that_names_t
     sentence = r"^\w+://.*/a.txt cannot be read: ValueError: The server doesn't .* requests. Open with block_size=0$"
     with pytest.raises(ValueError, match=sentence):
         list(read_documents(part))
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_what_is_no_regular_file_is_refused_and_never_opened(tmp_path, scheme):
+    """Opening a pipe without a writer would wait for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    for name in (tmp_path / "pipe", tmp_path, tmp_path / "p*"):
+        with pytest.raises(ValueError, match=r"pipe cannot be read: it is no regular file"):
+            texts(f"{scheme}{name}")
+
+
+def test_standard_input_is_refused_whatever_is_behind_it():
+    """A worker's standard input is another one."""
+    code = "from data_pipeline.sources import find_sources; find_sources(['/dev/stdin'])"
+    with open(__file__) as file:
+        run = subprocess.run([sys.executable, "-c", code], stdin=file, capture_output=True, text=True)
+    assert "ValueError: /dev/stdin cannot be read: it is no regular file" in run.stderr
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_links_to_folders_are_followed_by_folders_and_globs_alike_and_loops_end(tmp_path, scheme):
+    for name, text in {"root/b.txt": "in b", "elsewhere/deep/c.txt": "in c", "root/.hidden/d.txt": "in d"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    root = tmp_path / "root"
+    (root / "a").symlink_to(tmp_path / "elsewhere")
+    (root / "shown").symlink_to(root / ".hidden")
+    (tmp_path / "elsewhere" / "back").symlink_to(root)
+    expected = ["in b", "in c", "in d"]
+    assert texts(f"{scheme}{root}") == expected
+    assert len(find_files(f"{scheme}{root}", lambda name: True)) == 3, "no folder is entered twice"
+    assert sorted(texts(f"{scheme}{root}/**/*.txt")) == expected
+    assert texts(f"{scheme}{root}", str(root)) == expected, "each once, whatever it is called"
+
+
+def test_a_name_that_is_not_utf8_is_told_of(tmp_path):
+    with open(os.fsencode(tmp_path / "b") + b"\xff.txt", "wb") as file:
+        file.write(b"text")
+    with pytest.raises(ValueError, match=r"b\\udcff.txt: its name is not UTF-8, rename it"):
+        texts(str(tmp_path))
 
 
 def test_a_corpus_is_prepared_from_urls_and_a_changed_file_is_noticed(root, tmp_path, tokenizer):

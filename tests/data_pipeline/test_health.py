@@ -212,6 +212,56 @@ def test_each_trouble_is_found_where_it_is(tmp_path, measure):
     assert line.verdict == verdict and mend in line.advice
 
 
+def paragraphs(documents, boilerplate):
+    """A line for each ten sentences, one of them the same everywhere."""
+    lines = [[*lines[n:n + 9], boilerplate] for lines in documents for n in range(0, 40, 10)]
+    return [[" ".join(f"{line.capitalize()}." for line in line)] for line in lines]
+
+
+def in_two_cases():
+    return [lines if copy else [line.upper() for line in lines] for lines in text(documents=20) for copy in range(2)]
+
+
+OUT_OF_REACH = {
+    "boilerplate inside of lines": (
+        lambda: paragraphs(text(), " ".join(WORDS[:12])), {"sentences": "split"}, "repeated sentences"
+    ),
+    "boilerplate, and a few whole documents": (
+        lambda: paragraphs(text() + text()[:2], " ".join(WORDS[:12])), {"sentences": "split"}, "held-out sentences"
+    ),
+    "documents that differ in case": (in_two_cases, {}, "repeated documents"),
+    "lines that differ in case": (in_two_cases, {}, "repeated sentences"),
+    "the same after dropping lines": (in_two_cases, {"drop_duplicates": "lines"}, "repeated sentences"),
+    "the same after dropping documents": (
+        lambda: in_two_cases() + text(documents=20) * 2, {"drop_duplicates": "documents"}, "repeated sentences"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OUT_OF_REACH)
+def test_dropping_is_not_advised_where_it_finds_nothing(tmp_path, case):
+    documents, settings, measure = OUT_OF_REACH[case]
+    line = found(prepared(tmp_path, documents(), [*WORDS, "."], **settings))[measure]
+    assert line.verdict != "ok" and "take them out of" in line.advice and "again with" not in line.advice
+
+
+def test_dropping_lines_is_advised_after_dropping_documents_where_lines_repeat(tmp_path):
+    documents = [lines[:30] + text()[0][:10] for lines in text()] + text(seed=9, documents=2) * 2
+    line = found(prepared(tmp_path, documents, drop_duplicates="documents"))["repeated sentences"]
+    assert line.verdict == "trouble" and "prepare again with --drop-duplicates lines" in line.advice
+
+
+def test_balanced_labels_are_advised_where_they_are_balanced(tmp_path):
+    """Two documents of a word each: no chunk can be cut in two, so there is nothing to balance."""
+    line = found(prepared(tmp_path, [["ban bal"], ["dan"]], validation_fraction=0.0))[f"labels, nsp at {LENGTH}"]
+    assert line.verdict == "trouble" and "nsp-balanced" not in line.advice and "--data.pairing none" in line.advice
+
+
+def test_a_text_of_one_token_has_no_entropy_and_no_negative_one(tmp_path):
+    path = prepared(tmp_path, [["ban"] * count for count in range(1, 30)])
+    assert found(path)["unigram entropy"].value == "0.00 nats, 0.00 held out"
+
+
 def test_a_vocabulary_without_capitals_on_text_that_keeps_them_is_told_to_lower_case(tmp_path):
     documents = [[line.capitalize() for line in lines] for lines in text()]
     path = prepared(tmp_path, documents, lowercase=False)
@@ -294,7 +344,7 @@ def test_a_corpus_without_training_text_is_refused(tmp_path):
 
 @pytest.mark.parametrize("arguments, message", [
     ({"batch_size": 0}, "batch_size 0"), ({"sample_tokens": 0}, "sample_tokens 0"), ({"lengths": ()}, r"lengths \(\)"),
-    ({"lengths": (128, 4)}, "data.sequence_length 4 is too short"),
+    ({"lengths": (128, 6)}, "lengths 6 is too short: expected at least 8, as many as there are sequences in a packed"),
 ])  # fmt: skip
 def test_arguments_out_of_range_are_refused(healthy, arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -211,11 +211,18 @@ def test_the_batch_that_came_in_is_left_as_it_was(name):
 @pytest.mark.parametrize("name", masking.MASKINGS)
 @pytest.mark.parametrize("packing", [1, 4])
 def test_a_batch_without_rows_and_rows_without_tokens(name, packing):
-    config = DataConfig(sequence_length=16, masking=name, packing=packing, max_predictions=3)
-    assert masked([], config)["masked_positions"].shape == (0, 3)
+    config = DataConfig(sequence_length=16, masking=name, packing=packing, max_predictions=5)
+    assert masked([], config)["masked_positions"].shape == (0, 5)
     assert not any(array.any() for array in masked([[], []], config).values())
     found = masked([[], [[7, 8, 9]], []], config)
     assert found["masked_weights"].sum(axis=1).tolist() == [0, 1, 0]
+
+
+def test_fewer_predictions_than_the_sequences_of_a_row_are_refused():
+    """Each sequence has one at least: rows would hold less than was asked for."""
+    assert DataConfig(packing=8, max_predictions=8).predictions_per_row == 8
+    with pytest.raises(ValueError, match="^data.max_predictions 7 is less than data.packing 8: each sequence of a row"):
+        DataConfig(packing=8, max_predictions=7)
 
 
 # --- distributions ---------------------------------------------------------------------------------------------------

@@ -284,6 +284,20 @@ def test_replaced_bytes_are_counted_and_warned_of(tmp_path, source, loaded, caps
     assert "2 invalid bytes" in capsys.readouterr().out
 
 
+def test_a_corpus_may_lie_in_a_folder_that_looks_like_a_scheme(tmp_path, source, loaded, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(source, "text:v1.txt")
+    assert stored(open_corpus(run(loaded, ["text:v1.txt"], "corpus:v1").path), "train")
+    assert content(tmp_path / "corpus:v1") == content(run(loaded, [source], tmp_path / "c").path)
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/corpus", "memory://corpus", "file:///corpus"])
+def test_an_output_by_url_is_refused_before_anything_is_read_or_made(tmp_path, loaded, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    refuses(f"^output {url} is a URL: expected a local folder$", loaded, ["no-such-text"], url)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_corpus_of_one_document_is_stored_and_warned_of(tmp_path, texts, loaded, capsys):
     (tmp_path / "a.txt").write_text(texts[0])
     config = dataclasses.replace(loaded, validation_fraction=0.0)

@@ -91,6 +91,19 @@ def test_coin_flips_of_different_lengths_are_prefixes_of_one_sequence():
     np.testing.assert_array_equal(heads, np.cumsum([0, *coins])[:300])
 
 
+def test_long_runs_of_coin_flips_are_those_of_a_plain_count_in_a_few_rounds(monkeypatch):
+    flips, rounds = np.array([4_000_000, 0, 5_000, 64, 3_999_999, 1]), []
+    bits = randomness.bits
+    own = bits(KEY, np.arange(6))
+    expected = []
+    for key, count in zip(own, flips.tolist()):
+        coins = np.unpackbits(bits(key, np.arange(count // 64 + 1)).astype(">u8").view(np.uint8))
+        expected.append(coins[:count].sum())
+    monkeypatch.setattr(randomness, "bits", lambda *arguments: rounds.append(1) or bits(*arguments))
+    np.testing.assert_array_equal(randomness.coin_flips(KEY, np.arange(6), flips), expected)
+    assert len(rounds) < 20
+
+
 def test_coin_flips_of_nothing():
     assert randomness.coin_flips(KEY, np.arange(0), np.arange(0)).shape == (0,)
     np.testing.assert_array_equal(randomness.coin_flips(KEY, np.arange(3), np.zeros(3, int)), [0, 0, 0])

@@ -110,6 +110,8 @@ def test_an_abandoned_shard_leaves_nothing_on_a_full_disk_either(tmp_path, monke
 
 def test_what_is_no_corpus_is_refused(folder, tmp_path):
     refuses(tmp_path / "nowhere", "no such folder")
+    refuses(folder / "dataset.json", "dataset.json is not a prepared corpus: it is a file")
+    refuses("gs://bucket/corpus", "^gs://bucket/corpus is a URL: expected the local folder of a prepared corpus")
     refuses(tmp_path, "has no dataset.json")
     manifest = folder / "dataset.json"
     content = json.loads(manifest.read_text())

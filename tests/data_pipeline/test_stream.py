@@ -359,9 +359,11 @@ def test_a_split_without_documents_is_refused(tmp_path):
         ({"batch_size": 10, "host_count": 4}, "batch size 10 cannot be divided among 4 hosts"),
         ({"batch_size": 0}, "batch size 0 cannot be divided among 1 hosts"),
         ({"batch_size": 8, "host_index": 2, "host_count": 2}, r"host index 2 is not in \[0, 2\)"),
+        ({"batch_size": 8, "host_count": 0}, "host count 0 is not positive"),
+        ({"batch_size": 8, "split": "test"}, "split 'test' is not one of train, validation"),
     ],
 )
-def test_what_cannot_be_divided_is_refused_when_asked_for(corpus, settings, message):
+def test_arguments_out_of_range_are_refused_when_asked_for(corpus, settings, message):
     with pytest.raises(ValueError, match=message):
         batches(corpus, CONFIG, seed=0, **settings)
 

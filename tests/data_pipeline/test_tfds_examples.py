@@ -1,5 +1,6 @@
 """TFDS: every example of a data set built on the spot, once and in order; what is missing named in one sentence."""
 
+import json
 import shutil
 
 import pytest
@@ -125,6 +126,31 @@ def test_a_damaged_short_or_missing_file_is_named(data_folder, tmp_path, monkeyp
         refuses(f"^tfds:toy/bad:1.0.0@{message}", "tfds:toy/bad@test")
     file.unlink()
     refuses("^tfds:toy/bad:1.0.0@test#text cannot be read", "tfds:toy/bad@test")
+
+
+def test_a_split_that_records_no_size_is_cut_by_the_size_of_its_files(data_folder, tmp_path, monkeypatch):
+    from tensorflow_datasets.core import constants
+
+    shutil.copytree(data_folder / "toy" / "plain", tmp_path / "toy" / "plain")
+    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path))
+    info = tmp_path / "toy" / "plain" / "1.0.0" / "dataset_info.json"
+    facts = json.loads(info.read_text())
+    for split in facts["splits"]:
+        del split["numBytes"]
+    info.write_text(json.dumps(facts))
+    (source,) = find_sources(["tfds:toy/plain@train"])
+    assert source.size == sum(file.stat().st_size for file in info.parent.glob("toy-train*")) > 0
+    assert len(plan_shards([source], 0.01)) > 3
+    assert sorted(texts("tfds:toy/plain@train", 0.01)) == sorted(TEXTS)
+    for file in info.parent.glob("toy-train*"):
+        file.unlink()
+    refuses("^tfds:toy/plain@train cannot be read: .*toy-train", "tfds:toy/plain@train")
+
+
+def test_examples_of_no_size_at_all_are_one_range():
+    (source,) = find_sources(["tfds:toy/plain@train"])
+    ((part,),) = plan_shards([source._replace(size=0)], 0.01)
+    assert (part.start, part.end) == (0, 300)
 
 
 @pytest.mark.parametrize("shard_megabytes", [0.005, 16.0])

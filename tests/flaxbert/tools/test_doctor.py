@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import re
+import resource
 import subprocess
 import sys
 
@@ -126,6 +127,7 @@ def test_the_picture_has_a_full_panel_for_each_distribution(corpus, tmp_path, le
     (None, "folder.png", "--plot folder.png cannot be written: it is a folder"),
     ("nowhere/report.json", None, "--json nowhere/report.json cannot be written: there is no folder nowhere"),
     (None, "-", "--plot - is no picture"),
+    ("/dev/full", None, "--json /dev/full cannot be written: it is no regular file"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
     tmp_path, monkeypatch, capsys, json_file, plot_file, message
@@ -136,6 +138,21 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
     assert doctor("no-such-corpus", *given) == cli.USER_ERROR
     out, said = capsys.readouterr()
     assert message in said and said.count("\n") == 1 and out == ""
+
+
+@pytest.mark.parametrize("flag, name", [("--json", "report.json"), ("--plot", "picture.png")])
+def test_a_full_disk_costs_neither_the_tables_nor_the_file_of_before(corpus, tmp_path, capsys, flag, name):
+    (tmp_path / name).write_bytes(b"before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        status = doctor(corpus, flag, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out, said = capsys.readouterr()
+    assert status == cli.USER_ERROR and "Measure" in out
+    assert said.splitlines()[-1] == f"flaxbert: {flag} {tmp_path / name} cannot be written: File too large"
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
 
 
 def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
