@@ -40,10 +40,10 @@ def mask(
     quota = predictions_of_length(config)[layout.length]
     candidates = Candidates(eligible, layout, quota, row_keys, config.packing)
     chosen = MASKINGS[config.masking](candidates, input_ids, vocabulary.word_starts)
-    positions, deciding, weights = _in_slots(*chosen, input_ids.shape, config.predictions_per_row)
+    positions, deciding, weights = _in_slots(*chosen, layout, input_ids.shape, config.predictions_per_row)
 
     cells = positions + np.arange(len(positions))[:, None] * input_ids.shape[1]
-    labels = input_ids.ravel()[cells] * weights
+    labels = input_ids.take(cells) * weights
     masked = input_ids.copy()
     replacement = _replace(labels, positions, deciding, row_keys, vocabulary, config)
     # An unused slot points at position 0, which is never a candidate: it gets back what stands there.
@@ -68,24 +68,24 @@ def predictions_of_length(config: DataConfig) -> np.ndarray:
 
 def choose_tokens(
     candidates: Candidates, input_ids: np.ndarray, word_starts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each token alone, all with equal chance: as the reference does by default."""
-    chosen, _ = candidates.shuffled(candidates.eligible, candidates.quota)
-    return chosen, chosen
+    chosen, counts = candidates.shuffled(candidates.eligible, candidates.quota)
+    return chosen, chosen, counts
 
 
 def _in_slots(
-    cells: np.ndarray, deciding: np.ndarray, shape: tuple[int, ...], width: int
+    cells: np.ndarray, deciding: np.ndarray, of_sequence: np.ndarray, layout: Layout, shape: tuple[int, ...], width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Chosen cells, given row by row, as columns that ascend: (positions int64, deciding columns int64, taken bool)
-    [B, P].
+    """Chosen cells, of_sequence [n] of each sequence, as columns that ascend: (positions int64, deciding columns
+    int64, taken bool) [B, P].
     """
     rows, length = shape
-    row = cells // length
-    counts = np.bincount(row, minlength=rows)
+    counts = np.bincount(layout.row, of_sequence, rows).astype(np.int64)
+    row, first = np.repeat(np.arange(rows), counts), np.repeat(np.arange(0, rows * length, length), counts)
     slots = np.full((rows, width), 0xFFFFFFFF, np.uint32)
-    both = (cells - row * length) << 16 | (deciding - row * length)
-    slots[row, ragged_range(counts)] = both
+    both = cells - first
+    slots[row, ragged_range(counts)] = both << 16 | (both if deciding is cells else deciding - first)
     slots.sort(axis=1)
     taken = np.arange(width) < counts[:, None]
     slots[~taken] = 0
@@ -104,9 +104,9 @@ def _replace(
     return np.where(kind < mask_share, vocabulary.mask_id, np.where(kind < mask_share + keep_share, labels, drawn))
 
 
-# What `data.masking` names: each returns the cells to predict, row by row, and for each the cell whose draw decides
-# what stands in its place.
-MASKINGS: dict[str, Callable[[Candidates, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+# What `data.masking` names: each returns the cells to predict, sequence by sequence, for each the cell whose draw
+# decides what stands in its place, and how many there are of each sequence.
+MASKINGS: dict[str, Callable[[Candidates, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]] = {
     "token": choose_tokens,
     "whole-word": choose_words,
     "span": choose_spans,

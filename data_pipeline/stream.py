@@ -22,7 +22,7 @@ from data_pipeline.tensorflow_import import import_tensorflow
 from data_pipeline.windows import Position, Run, global_batches, rows_of_host
 
 _POSITION_BYTES, _ALIGNMENT = 3 * 8, 64
-_BYTES_TOGETHER = 1 << 21  # of small batches that travel together
+_BYTES_TOGETHER = 1 << 23  # of small batches that travel together
 _TOKENS_AT_ONCE = 1 << 15  # larger arrays are fresh memory from the system each time, at twice the cost
 
 

@@ -28,7 +28,7 @@ class _Words(NamedTuple):
 
 def choose_words(
     candidates: Candidates, input_ids: np.ndarray, word_starts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whole words in random order up to the quota of tokens; one that would overshoot it is skipped.
 
     The first token of a segment opens a word even where truncation cut one in two.
@@ -38,14 +38,14 @@ def choose_words(
     length_at = np.zeros(input_ids.size, np.int64)
     length_at[words.start] = words.length
     lengths = length_at[cells]
-    taken = _fitting(lengths, np.repeat(np.arange(len(counts)), counts), candidates.quota)
+    taken, left = _fitting(lengths, np.repeat(np.arange(len(counts)), counts), candidates.quota)
     chosen = np.repeat(cells[taken], lengths[taken]) + ragged_range(lengths[taken])
-    return chosen, chosen
+    return chosen, chosen, candidates.quota - left
 
 
 def choose_spans(
     candidates: Candidates, input_ids: np.ndarray, word_starts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Spans of whole words up to the quota of tokens (SpanBERT, section 3.1).
 
     A span begins at the word of a token drawn from those not yet chosen and runs over a geometric number of words,
@@ -74,7 +74,8 @@ def choose_spans(
         active = active[(left[active] > 0) & (used[active] < counts[active])]
     chosen = np.flatnonzero(anchor >= 0)
     lengths = words.length[chosen]
-    return np.repeat(words.start[chosen], lengths) + ragged_range(lengths), np.repeat(anchor[chosen], lengths)
+    tokens = np.repeat(words.start[chosen], lengths) + ragged_range(lengths)
+    return tokens, np.repeat(anchor[chosen], lengths), candidates.quota - left
 
 
 def _span_lengths(cells: np.ndarray, candidates: Candidates) -> np.ndarray:
@@ -99,8 +100,9 @@ def _words(candidates: Candidates, input_ids: np.ndarray, word_starts: np.ndarra
     return _Words(opens, start, length, np.repeat(segment_begins[1:] - 1, np.diff(segment_begins)))
 
 
-def _fitting(lengths: np.ndarray, sequence: np.ndarray, quota: np.ndarray) -> np.ndarray:
-    """Which of the words, taken in order, fit into the quota [n] of their sequence; the others are skipped. Bool [W].
+def _fitting(lengths: np.ndarray, sequence: np.ndarray, quota: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(which of the words, taken in order, fit into the quota [n] of their sequence, the others being skipped, bool
+    [W]; what is left of the quota [n]).
 
     All words up to the first that overshoots are taken at once; then those behind it that still fit, and so on.
     """
@@ -115,4 +117,4 @@ def _fitting(lengths: np.ndarray, sequence: np.ndarray, quota: np.ndarray) -> np
         taken[open_[fits]] = True
         left -= np.bincount(owner[fits], lengths[open_[fits]], len(left)).astype(np.int64)
         open_ = open_[~fits]
-    return taken
+    return taken, left
