@@ -230,7 +230,7 @@ def _data_of(model: str) -> DataConfig:
         return read_run(model).experiment.data
     if not (pathlib.Path(model) / CONFIG).is_file():
         return DataConfig()  # no model: told of by its loading
-    return DataConfig(sequence_length=min(DataConfig().sequence_length, read_config(model)[0].max_length))
+    return DataConfig(sequence_length=min(DataConfig().sequence_length, read_config(model).config.max_length))
 
 
 def _sentence(error: BaseException) -> str:
@@ -268,7 +268,10 @@ def _held_out_batch(model: str) -> dict[str, Any] | None:
         return None  # moved or deleted since
     if corpus.fingerprint != run.corpus["fingerprint"]:
         return None
-    return first_batch(corpus, run.experiment.data, 8, "validation") if corpus.blocks["validation"] else None
+    try:
+        return first_batch(corpus, run.experiment.data, 4, "validation")
+    except ValueError:
+        return None  # too little held-out text for a batch
 
 
 def _open_variables(prefix: str) -> Any:

@@ -50,6 +50,8 @@ class Checkpoint(NamedTuple):
     architecture: str = PRETRAINING
     labels: tuple[str, ...] = ()
     """The names of the outputs of `head`."""
+    kept: dict[str, Any] = {}
+    """Fields of config.json that change nothing here and go along."""
     unused: tuple[str, ...] = ()
     """Tensors that this model has no place for."""
 
@@ -81,8 +83,9 @@ def narrowed(checkpoint: Checkpoint, architecture: str) -> Checkpoint:
     other_head = "head" in wanted.parts and checkpoint.architecture != architecture
     if lacking or other_head:
         what = describe(lacking or ("head",))
-        raise ValueError(f"the model is a {checkpoint.architecture} and cannot be written as {architecture}: {what} "
-                         f"of one is not in it")  # fmt: skip
+        raise ValueError(
+            f"the model is a {checkpoint.architecture} and cannot be written as {architecture}: it lacks {what}"
+        )
     labels = checkpoint.labels if "head" in wanted.parts else ()
     params = {part: checkpoint.params[part] for part in wanted.parts}
-    return Checkpoint(checkpoint.config, params, architecture, labels)
+    return checkpoint._replace(params=params, architecture=architecture, labels=labels)

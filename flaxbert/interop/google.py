@@ -13,12 +13,14 @@ from flaxbert.config import ModelConfig
 from flaxbert.interop.architectures import Checkpoint
 from flaxbert.interop.huggingface_config import read_fields, read_json
 from flaxbert.interop.huggingface_tensors import from_tensors
+from flaxbert.interop.huggingface_tokenizer import vocabulary_alone
 from flaxbert.interop.safetensors_files import Tensor
 
 CONFIG = "bert_config.json"
 VOCABULARY = "vocab.txt"
 
 _INDEX = ".index"
+_ENDING = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
 # The optimizer's slots and the step: nothing of the model.
 _SKIPPED = re.compile(r"(/adam_[mv]|^global_step)$")
 
@@ -46,7 +48,7 @@ def read(source: Path, open_variables: Callable[[str], Variables], allow_unused:
     and for variables that are missing, of another shape or, unless `allow_unused`, left over.
     """
     config = read_config(_folder(source) / CONFIG)
-    prefix = _prefix(source)
+    prefix = _prefix(source.with_name(_ENDING.sub("", source.name)))
     variables = open_variables(prefix)
     named = {_name(name): _tensor(prefix, name, variables) for name in variables.shapes if not _SKIPPED.search(name)}
     params, unused = from_tensors(named, config, "BertForPreTraining", allow_unused=allow_unused)
@@ -100,6 +102,4 @@ def read_tokenizer(source: Path, vocab_size: int | None, lowercase: bool | None 
     tokenizer = load_tokenizer(path, lowercase=bool(lowercase))
     if tokenizer.vocab_size != vocab_size:
         raise ValueError(f"{path} holds {tokenizer.vocab_size} pieces, and {CONFIG} makes vocab_size {vocab_size}")
-    if lowercase is not None or any(piece.strip("[]<>") == piece != piece.lower() for piece in tokenizer.pieces):
-        return tokenizer
-    return load_tokenizer(path, lowercase=True)
+    return tokenizer if lowercase is not None else vocabulary_alone(path)

@@ -85,9 +85,8 @@ def read(folder: _Path, allow_unused: bool = False) -> Checkpoint:
     Raises ValueError for settings that this encoder cannot express, for weights that are damaged or in another form,
     and for tensors that are missing, of another shape or, unless `allow_unused`, left over.
     """
-    config, architecture, labels = read_config(folder)
-    outputs = 1 if architecture == "BertForMultipleChoice" else len(labels)
+    found = read_config(folder)
     with open_tensors(Path(folder)) as tensors:
-        params, unused = from_tensors(tensors, config, architecture, outputs, allow_unused)
-    named = "head" in params and architecture != "BertForMultipleChoice"
-    return Checkpoint(config, params, architecture, labels if named else (), unused)
+        outputs = max(len(found.labels), 1)
+        params, unused = from_tensors(tensors, found.config, found.architecture, outputs, allow_unused)
+    return found._replace(params=params, unused=unused)

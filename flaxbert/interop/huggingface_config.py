@@ -28,6 +28,8 @@ FIELDS: tuple[tuple[str, str, type, Any], ...] = (
 
 # What this encoder cannot express otherwise, with the value that an absent field stands for.
 _FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+# What only a use of the model elsewhere reads.
+_KEPT = ("problem_type", "classifier_dropout", "pad_token_id")
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}
 
 
@@ -41,11 +43,11 @@ def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.labels:
         labels["id2label"] = {str(number): label for number, label in enumerate(checkpoint.labels)}
         labels["label2id"] = {label: number for number, label in enumerate(checkpoint.labels)}
-    return names | values | labels | {"pad_token_id": 0, "tie_word_embeddings": True}
+    return names | values | labels | {"pad_token_id": 0, "tie_word_embeddings": True} | checkpoint.kept
 
 
-def read_config(folder: str | os.PathLike[str]) -> tuple[ModelConfig, str, tuple[str, ...]]:
-    """(settings, architecture, labels) in a directory's config.json.
+def read_config(folder: str | os.PathLike[str]) -> Checkpoint:
+    """A directory's config.json: all of a checkpoint but its parameters.
 
     Raises ValueError naming the field that this encoder cannot express.
     """
@@ -56,7 +58,9 @@ def read_config(folder: str | os.PathLike[str]) -> tuple[ModelConfig, str, tuple
     for name, expected in _FIXED.items():
         if found.get(name, expected) != expected:
             raise ValueError(f"{path}: {name} is {found[name]!r}, and this encoder knows {expected!r} alone")
-    return read_fields(path, found), _architecture(path, found), _labels(path, found)
+    architecture = _architecture(path, found)
+    kept = {name: found[name] for name in _KEPT if found.get(name) is not None}
+    return Checkpoint(read_fields(path, found), {}, architecture, _labels(path, found, architecture), kept)
 
 
 def read_fields(path: Path, found: dict[str, Any]) -> ModelConfig:
@@ -74,15 +78,18 @@ def read_fields(path: Path, found: dict[str, Any]) -> ModelConfig:
 def _architecture(path: Path, found: dict[str, Any]) -> str:
     """The class that wrote the directory; without a word on it, the encoder alone."""
     names = found.get("architectures") or ["BertModel"]
-    if not isinstance(names, list) or names[0] not in ARCHITECTURES:
+    if not isinstance(names, list) or not isinstance(names[0], str) or names[0] not in ARCHITECTURES:
         raise ValueError(f"{path}: architectures is {names!r}, expected one of {', '.join(ARCHITECTURES)}")
     architecture: str = names[0]
     return architecture
 
 
-def _labels(path: Path, found: dict[str, Any]) -> tuple[str, ...]:
-    """The names of the outputs of a fine-tuned head; transformers takes two where none are given."""
-    named = found.get("id2label") or {str(number): f"LABEL_{number}" for number in range(2)}
+def _labels(path: Path, found: dict[str, Any], architecture: str) -> tuple[str, ...]:
+    """The names of the outputs of a fine-tuned head; transformers takes two where none are given. A choice has none."""
+    if ARCHITECTURES[architecture].output is None or architecture == "BertForMultipleChoice":
+        return ()
+    count = _field(path, found, "num_labels", int, 2)
+    named = found.get("id2label") or {str(number): f"LABEL_{number}" for number in range(count)}
     try:
         labels = tuple(named[str(number)] for number in range(len(named)))
     except (KeyError, TypeError):

@@ -52,6 +52,8 @@ _HEAD = (("head/kernel", "{}.weight", "kernel"), ("head/bias", "{}.bias", "vecto
 _WORDS = "bert.embeddings.word_embeddings.weight"
 _BIAS = "cls.predictions.bias"
 _DECODER, _DECODER_BIAS = "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"
+_SHOWN = 8
+_WAY_OUT = "flaxbert import --allow-unused True leaves it out"
 _BUFFERS = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 
 
@@ -77,7 +79,7 @@ def to_tensors(
     for ours, names, kind in _rows(config, wanted.parts, wanted.output):
         value = np.asarray(_leaf(params, ours), np.float32)
         if not np.isfinite(value).all():
-            raise ValueError(f"parameter {ours} holds NaN or infinity: the run has diverged, export an earlier step")
+            raise ValueError(f"parameter {ours} holds NaN or infinity: its training has diverged, take an earlier step")
         for name, part in zip(names, value if ours.startswith("encoder/layers/") else [value], strict=True):
             # safetensors writes the memory as it lies: a transposed view would be scrambled.
             tensors[name] = np.ascontiguousarray(_outward(kind, part, config.vocab_size).astype(dtype))
@@ -122,10 +124,10 @@ def from_tensors(
     present = {ours.partition("/")[0] for ours, names, _ in rows if any(name in named for name in names)} | {"encoder"}
     rows = [row for row in rows if row[0].partition("/")[0] in present]
     expected = [name for _, names, _ in rows for name in names]
-    _refuse([name for name in expected if name not in named], "missing", named, architecture)
+    _refuse([name for name in expected if name not in named], "missing", named, f"found {_some(sorted(named))}")
     unused = sorted(set(named) - set(expected) - set(_BUFFERS))
     if not allow_unused:
-        _refuse(unused, "left over", named, architecture)
+        _refuse(unused, "left over", named, f"expected those of {architecture}; {_WAY_OUT}")
     shapes = _shapes(config, outputs)
     tree: dict[str, Any] = {}
     for ours, names, kind in rows:
@@ -164,7 +166,10 @@ def _resolve_copies(named: dict[str, Tensor], allow_unused: bool) -> tuple[str, 
         if tensor.shape == named[original].shape and np.array_equal(tensor.read(), named[original].read()):
             continue
         if not allow_unused:
-            raise ValueError(f"{tensor.origin}: tensor {copy} differs from {original}, and this model ties the two")
+            raise ValueError(
+                f"{tensor.origin}: tensor {copy} differs from {original}, and this model ties the two; {_WAY_OUT}, and "
+                "with it the head"
+            )
         head = [name for name in named if name.startswith("cls.predictions.")]
         for name in head:
             del named[name]
@@ -172,12 +177,16 @@ def _resolve_copies(named: dict[str, Tensor], allow_unused: bool) -> tuple[str, 
     return ()
 
 
-def _refuse(names: list[str], state: str, named: dict[str, Tensor], architecture: str) -> None:
+def _refuse(names: list[str], state: str, named: dict[str, Tensor], remark: str) -> None:
     if names:
         origin = next(iter(named.values())).origin if named else "the checkpoint"
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        verb = "tensors " + shown + " are" if len(names) > 1 else f"tensor {shown} is"
-        raise ValueError(f"{origin}: {verb} {state}; expected those of {architecture}")
+        verb = f"tensors {_some(names)} are" if len(names) > 1 else f"tensor {names[0]} is"
+        raise ValueError(f"{origin}: {verb} {state}; {remark}")
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_SHOWN]) or "none"
+    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
 
 
 def _shapes(config: ModelConfig, outputs: int) -> Any:

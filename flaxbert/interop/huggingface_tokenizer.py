@@ -18,6 +18,8 @@ _CONFIG = "tokenizer_config.json"
 _INFO = "tokenizer_info.json"  # what `flaxbert prepare` knows its own tokenizers by
 _EXTRAS = ("special_tokens_map.json", _INFO, "sentencepiece.model", VOCABULARY)
 
+_BERT = ("BertTokenizer", "BertTokenizerFast")  # the classes of transformers with BERT's rule
+
 _Path = str | os.PathLike[str]
 
 # Texts on which tokenizers with the same vocabulary differ if anything about their rules does.
@@ -36,6 +38,7 @@ def read_tokenizer(folder: _Path, config: ModelConfig) -> Any:
     path = Path(folder) / TOKENIZER
     if path.is_file():
         tokenizer = _from_json(path)
+        _check_agreement(path.parent, tokenizer)
     elif (Path(folder) / VOCABULARY).is_file():
         path = Path(folder) / VOCABULARY
         tokenizer = _from_vocabulary(path).to_rust()
@@ -59,16 +62,55 @@ def _from_json(path: Path) -> Any:
 
 
 def _from_vocabulary(path: Path) -> Tokenizer:
-    """A vocabulary alone, its rule from tokenizer_config.json where that is there, as BERT's own tokenizer reads it."""
-    settings = read_json(path.parent / _CONFIG) if (path.parent / _CONFIG).is_file() else {}
-    lowercase = settings.get("do_lower_case", True)
+    """A vocabulary without tokenizer.json, read as BERT's own tokenizer reads it."""
+    settings = _settings(path.parent)
+    name = settings.get("tokenizer_class")
+    if name not in (None, *_BERT):
+        raise ValueError(
+            f"{path.parent / _CONFIG}: tokenizer_class is {name!r}, and there is no {TOKENIZER}: without one, expected "
+            f"{' or '.join(_BERT)}, for another class splits text by rules of its own"
+        )
+    alone = vocabulary_alone(path)
+    lowercase = settings.get("do_lower_case", alone.lowercase)
     for name, expected in (("strip_accents", (None, lowercase)), ("tokenize_chinese_chars", (None, True))):
         if settings.get(name) not in expected:
             raise ValueError(
                 f"{path.parent / _CONFIG}: {name} is {settings[name]!r} with do_lower_case {lowercase!r}: "
                 f"save this tokenizer as {TOKENIZER} by transformers' AutoTokenizer"
             )
-    return load_own(path, lowercase)
+    return alone if alone.lowercase == lowercase else load_own(path, lowercase)
+
+
+def vocabulary_alone(path: Path) -> Tokenizer:
+    """A vocab.txt that nothing is said of: it is cased where a piece holds a capital letter."""
+    cased = load_own(path, lowercase=False)
+    capitals = any(piece.strip("[]<>") == piece != piece.lower() for piece in cased.pieces)
+    return cased if capitals else load_own(path, lowercase=True)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, where it is there."""
+    path = folder / _CONFIG
+    settings = read_json(path) if path.is_file() else {}
+    lowercase = settings.get("do_lower_case", True)
+    if not isinstance(lowercase, bool):
+        raise ValueError(f"{path}: do_lower_case is {lowercase!r}, expected true or false")
+    return settings
+
+
+def _check_agreement(folder: Path, tokenizer: Any) -> None:
+    """Raises ValueError where tokenizer_config.json, which transformers' class of BERT follows, says otherwise."""
+    settings, state = _settings(folder), json.loads(tokenizer.to_str())["normalizer"] or {}
+    if settings.get("tokenizer_class") not in _BERT or state.get("type") != "BertNormalizer":
+        return
+    fields = (("do_lower_case", "lowercase"), ("strip_accents", "strip_accents"),
+              ("tokenize_chinese_chars", "handle_chinese_chars"))  # fmt: skip
+    for theirs, inside in fields:
+        if theirs in settings and settings[theirs] != state[inside]:
+            raise ValueError(
+                f"{folder / _CONFIG}: {theirs} is {settings[theirs]!r}, and {TOKENIZER} says {state[inside]!r}: "
+                "make the two agree"
+            )
 
 
 def write_tokenizer(source: _Path, target: Path, config: ModelConfig, own: Tokenizer | None = None) -> None:
@@ -137,10 +179,15 @@ def check_same(name: str, tokenizer: Any, of_corpus: Any) -> None:
     """Raises ValueError where the tokenizer of the model `name` is not that of a corpus: ids would mean other words."""
     found = difference(tokenizer, of_corpus)
     if found is not None:
-        raise ValueError(
-            f"model {name}: its tokenizer is not that of the corpus: {found}; prepare the corpus with "
-            f"--tokenizer {name}"
-        )
+        raise ValueError(f"model {name}: its tokenizer is not that of the corpus: {found}{_way_out(Path(name))}")
+
+
+def _way_out(model: Path) -> str:
+    """How a corpus with a model's tokenizer is made."""
+    folders = (model, model / "tokenizer")
+    usable = [str(folder) for folder in folders if is_own(folder)]
+    usable += [str(model / VOCABULARY)] if (model / VOCABULARY).is_file() else []
+    return f"; prepare the corpus with --tokenizer {usable[0]}" if usable else ", and prepare cannot use it"
 
 
 def _words(tokenizer: Any, text: str) -> list[str]:

@@ -35,6 +35,10 @@ class Facts(NamedTuple):
     """A validation line of metrics.jsonl; empty where the run was never evaluated."""
     architecture: str = PRETRAINING
     """The class that the weights are those of."""
+    dtype: str = "float32"
+    """The precision that they are stored in."""
+    init: str | None = None
+    """The name of the model that the run began with."""
     changes: tuple[dict[str, Any], ...] = ()
     """`RunConfig.changes`: what later launches changed, each with the `step` from which on."""
 
@@ -89,7 +93,9 @@ def _pairs(facts: Facts) -> str:
 
 
 def _is_measured(facts: Facts, key: str) -> bool:
-    return isinstance(facts.results.get(key), (int, float))
+    head = "nsp" if key.startswith("nsp") else "mlm"
+    written = head in ARCHITECTURES[facts.architecture].parts
+    return written and isinstance(facts.results.get(key), (int, float))
 
 
 def _introduction(facts: Facts) -> str:
@@ -98,10 +104,14 @@ def _introduction(facts: Facts) -> str:
         f"# {facts.name}\n\n"
         f"A BERT encoder with {_heads(facts)}: {model.num_layers} layers, "
         f"hidden size {model.hidden_size}, {model.num_heads} heads, {facts.parameters:,} parameters, "
-        f"up to {model.max_length} tokens. It was pretrained with flaxbert, in JAX; the weights are those of "
-        f"`{facts.architecture}`.\n\n"
+        f"up to {model.max_length} tokens. It was pretrained with flaxbert, in JAX{_origin(facts)}; the weights are "
+        f"those of `{facts.architecture}` in {facts.dtype}.\n\n"
         "No licence is stated here: whoever publishes this model chooses one, with an eye to that of the corpus."
     )
+
+
+def _origin(facts: Facts) -> str:
+    return f", from the parameters of `{facts.init}`" if facts.init else ""
 
 
 def _heads(facts: Facts) -> str:
@@ -141,6 +151,8 @@ def _results(facts: Facts) -> str:
         for key, name, form in _RESULTS
         if _is_measured(facts, key)
     }
+    if not rows and facts.results:
+        return "## Results\n\nWhat this run measured needs heads that are not part of these weights."
     if not rows:
         return "## Results\n\nThis run was not evaluated: nothing is known of its quality."
     step = facts.results.get("step", facts.step)
@@ -150,7 +162,8 @@ def _results(facts: Facts) -> str:
     if _is_measured(facts, "nsp_random"):
         random = facts.results["nsp_random"]
         rows[f"for comparison: always saying the commoner {pairs} label"] = format(max(random, 1 - random), ".4f")
-    return f"## Results\n\n{where}\n\n" + _table("measure", rows)
+    rounded = f"\n\nMeasured in float32, before the weights were rounded to {facts.dtype}."
+    return f"## Results\n\n{where}\n\n{_table('measure', rows)}{'' if facts.dtype == 'float32' else rounded}"
 
 
 _USE = """## Use
@@ -178,7 +191,7 @@ def _use(facts: Facts) -> str:
     return _USE.format(auto=ARCHITECTURES[facts.architecture].auto_class, call=call)
 
 
-_UNTRAINED = "Its next-sentence head was not trained: this run drew no pairs."
+_UNTRAINED = "Its pooler and next-sentence head were not trained: this run drew no pairs."
 
 # What `data.pairing` makes of the next-sentence head, where it is not what the head's name says.
 _OTHER_HEADS = {
@@ -189,13 +202,17 @@ _OTHER_HEADS = {
 
 
 def _limitations(facts: Facts) -> str:
+    seen = f", and what `{facts.init}` had seen, which is not known here" if facts.init else " and nothing else"
     points = [
-        "It has seen the corpus above and nothing else. It repeats the errors and the prejudices of that text, and it "
+        f"It has seen the corpus above{seen}. It repeats the errors and the prejudices of that text, and it "
         "knows little of other subjects, other kinds of text and other languages.",
         "What was measured stands under Results. Nothing was measured on any downstream task; expect to fine-tune it, "
         "and to evaluate it on your own data, before it serves a purpose.",
-        "It guesses words from their context. A guess with a high probability can be false as a statement.",
     ]
+    if _guesses(facts):
+        points.append(
+            "It guesses words from their context. A guess with a high probability can be false as a statement."
+        )
     if found := [found for found in facts.differences if found.differing]:
         shares = " and ".join(f"{part.differing / part.compared:.2%} of strings of {part.what}" for part in found)
         points.append(
@@ -209,7 +226,7 @@ def _limitations(facts: Facts) -> str:
             f"With {facts.parameters / 1e6:.1f} million parameters it is small (BERT-base has 110 million): do not "
             "expect the quality of published models.",
         )
-    if facts.experiment.data.pairing in _OTHER_HEADS:
+    if facts.experiment.data.pairing in _OTHER_HEADS and "pooler" in ARCHITECTURES[facts.architecture].parts:
         points.insert(0, _OTHER_HEADS[facts.experiment.data.pairing])
     if facts.step < facts.experiment.train.steps:
         points.insert(0, "The recipe had not run to its end when these weights were saved.")

@@ -62,7 +62,7 @@ def _indexed(folder: Path, files: contextlib.ExitStack) -> dict[str, Tensor]:
     path = folder / INDEX
     try:
         names: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
-        shards = sorted(set(names.values()))
+        shards = sorted(set(map(str, names.values())))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not an index of tensors: {type(error).__name__}: {error}") from None
     found: dict[str, Tensor] = {}

@@ -21,6 +21,8 @@ def evaluate(model: Model, batches: Iterable[dict[str, Any]], most: int | None =
     """
     if "mlm" not in model.params:
         raise ValueError(f"the model is a {model.architecture}: it lacks the masked-language-model head")
+    if most is not None and most < 1:
+        raise ValueError(f"batches {most} is not positive")
     sums = zero_sums()
     for batch in itertools.islice(batches, most):
         sums = _add(model.config, model.params, sums, {name: jnp.asarray(values) for name, values in batch.items()})

@@ -20,7 +20,6 @@ def export(
 
     from flaxbert.interop import huggingface
     from flaxbert.interop.architectures import narrowed
-    from flaxbert.interop.conversion_card import conversion_card
     from flaxbert.tools.load import is_run, load, load_run
     from flaxbert.tools.written import check_written
 
@@ -34,17 +33,30 @@ def export(
         loaded, found = load(model), None
     checkpoint = narrowed(loaded.checkpoint, architecture or loaded.architecture)
     if found is not None:
-        card = _run_card(folder, Path(output).name, checkpoint, loaded.tokenizer, found)
+        card = _run_card(folder, Path(output).name, checkpoint, loaded.tokenizer, found, dtype)
         tokenizer = folder / "tokenizer"
     else:
-        card, tokenizer = conversion_card(Path(output).name, folder.resolve().name, checkpoint, ()), folder
+        card, tokenizer = _kept_card(folder, Path(output).name, checkpoint, dtype), folder
     moved: list[float] = []
     check = check_written(checkpoint, jnp.dtype(dtype), batch, moved)
     huggingface.export(checkpoint, tokenizer, output, card, jnp.dtype(dtype), check)
-    _report(output, checkpoint.architecture, found, dtype, moved[0])
+    text = "random tokens" if batch is None else "held-out text"
+    _report(output, checkpoint.architecture, found, dtype, moved[0], text)
 
 
-def _run_card(folder: Path, name: str, checkpoint: Any, tokenizer: Any, step: int) -> str:
+def _kept_card(folder: Path, name: str, checkpoint: Any, dtype: str) -> str:
+    """The card of a directory, if it has one, and how it was written here."""
+    from flaxbert.interop.conversion_card import conversion_card
+    from flaxbert.interop.huggingface import CARD
+
+    if not (folder / CARD).is_file():
+        return conversion_card(name, folder.resolve().name, checkpoint, ())
+    text = (folder / CARD).read_text(encoding="utf-8", errors="replace").rstrip()
+    return f"{text}\n\n---\nWritten by flaxbert as {checkpoint.architecture} in {dtype}; all above is the card of " \
+           f"`{folder.resolve().name}`.\n"
+
+
+def _run_card(folder: Path, name: str, checkpoint: Any, tokenizer: Any, step: int, dtype: str) -> str:
     from data_pipeline.tokenizer import load as load_own
     from flaxbert.interop.architectures import parameter_count
     from flaxbert.interop.model_card import Facts, model_card
@@ -57,6 +69,8 @@ def _run_card(folder: Path, name: str, checkpoint: Any, tokenizer: Any, step: in
         step=step,
         parameters=parameter_count(checkpoint),
         architecture=checkpoint.architecture,
+        dtype=dtype,
+        init=Path(settings.init).name if settings.init else None,
         corpus=_corpus(settings.corpus),
         tokenizer=_tokenizer(folder / "tokenizer"),
         differences=load_own(folder / "tokenizer").differences(tokenizer),
@@ -93,7 +107,7 @@ def held_out_results(path: Path, step: int) -> dict[str, Any]:
     return last
 
 
-def _report(output: str, architecture: str, step: int | None, dtype: str, moved: float) -> None:
+def _report(output: str, architecture: str, step: int | None, dtype: str, moved: float, text: str) -> None:
     from flaxbert.interop.architectures import ARCHITECTURES
 
     folder = Path(output)
@@ -101,7 +115,7 @@ def _report(output: str, architecture: str, step: int | None, dtype: str, moved:
     what = f"Step {step:,}" if step is not None else "The model"
     print(f"{what} written to {folder} ({size:.1f} MB): {', '.join(sorted(p.name for p in folder.iterdir()))}")
     precision = "" if dtype == "float32" else f"; {dtype} moves no output by more than {moved:.2g}"
-    print(f"Read back: its outputs are those of what was written{precision}.")
+    print(f"Read back: its outputs on {text} are those of what was written{precision}.")
     auto = ARCHITECTURES[architecture].auto_class
     print("Load it with:")
     print(f"    model = transformers.{auto}.from_pretrained({str(folder)!r})")

@@ -60,20 +60,22 @@ class Model(NamedTuple):
     """Its class in transformers."""
     labels: tuple[str, ...] = ()
     """The names of a fine-tuned model's outputs."""
+    kept: dict[str, Any] = {}
+    """Fields of its config.json that change nothing here and go along in an export."""
 
     @property
     def checkpoint(self) -> Checkpoint:
         """The model as it is exported."""
-        return Checkpoint(self.config, self.params, self.architecture, self.labels)
+        return Checkpoint(self.config, self.params, self.architecture, self.labels, self.kept)
 
     def encode(self, texts: Sequence[Text], max_length: int | None = None) -> Encoded:
         """Hidden states of texts or pairs of texts, all at once; longer ones are cut to `max_length` tokens."""
-        batch, mask = tokenize(self.tokenizer, texts, max_length, self.config.max_length)
+        batch, mask = self._tokenize(texts, max_length)
         return Encoded(_encode(self.config, self.params, batch), mask)
 
     def logits(self, texts: Sequence[Text], max_length: int | None = None) -> Logits:
         """Logits of both heads, those of the masked-language model at every token, for texts or pairs of texts."""
-        batch, mask = tokenize(self.tokenizer, texts, max_length, self.config.max_length)
+        batch, mask = self._tokenize(texts, max_length)
         everywhere = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
         mlm, nsp = _logits(self.config, self.params, batch, everywhere)
         return Logits(mlm, nsp, mask)
@@ -83,9 +85,17 @@ class Model(NamedTuple):
         [B, S, N] for its tokens. Raises ValueError for a model without one.
         """
         self._need("head")
-        batch, _ = tokenize(self.tokenizer, texts, max_length, self.config.max_length)
+        batch, _ = self._tokenize(texts, max_length)
         found: jax.Array = _outputs(self.config, self.architecture, self.params, batch)
         return found
+
+    def _tokenize(
+        self, texts: Sequence[Text], max_length: int | None = None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        batch, mask = tokenize(self.tokenizer, texts, max_length, self.config.max_length)
+        if batch["segment_ids"].max() >= self.config.segment_types:
+            raise ValueError(f"a pair of texts has two segments, and the model knows {self.config.segment_types}")
+        return batch, mask
 
     def _need(self, part: str) -> None:
         if part not in self.params:
@@ -100,7 +110,7 @@ class Model(NamedTuple):
         if not 1 <= top <= (self.config.vocab_size or 0):
             raise ValueError(f"top {top} is not in [1, {self.config.vocab_size}], the size of the vocabulary")
         positions, places = _masks(self, text)
-        batch, _ = tokenize(self.tokenizer, [text], None, self.config.max_length)
+        batch, _ = self._tokenize([text])
         mlm, _ = _logits(self.config, self.params, batch, jnp.asarray([positions]))
         assert mlm is not None, "the head was asked for above"
         probabilities, ids = jax.lax.top_k(jax.nn.softmax(mlm[0]), top)  # [P, top] each
@@ -122,7 +132,7 @@ def load(model: str | os.PathLike[str]) -> Model:
         return load_run(folder)[0]
     found = huggingface.read(folder)
     tokenizer = read_tokenizer(folder, found.config)
-    return Model(found.config, jax.device_put(found.params), tokenizer, found.architecture, found.labels)
+    return Model(found.config, jax.device_put(found.params), tokenizer, found.architecture, found.labels, found.kept)
 
 
 def is_run(folder: Path) -> bool:

@@ -124,7 +124,7 @@ def test_an_export_is_checked_on_the_runs_own_held_out_text(home, tmp_path, monk
     batch_of = cli._held_out_batch
     monkeypatch.setattr(cli, "_held_out_batch", lambda model: seen.append(batch_of(model)) or seen[-1])
     flaxbert("export", home / "run", tmp_path / "model")
-    assert seen[0]["input_ids"].shape == (8, 32) and seen[0]["sequence_ids"].any()
+    assert seen[0]["input_ids"].shape == (4, 32) and seen[0]["sequence_ids"].any()
     shutil.copytree(home / "run", tmp_path / "moved")
     config = (tmp_path / "moved" / "config.json").read_text().replace(str(home / "one"), str(tmp_path / "nowhere"))
     (tmp_path / "moved" / "config.json").write_text(config)
@@ -132,6 +132,34 @@ def test_an_export_is_checked_on_the_runs_own_held_out_text(home, tmp_path, monk
     assert seen[1] is None
     written = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "again")]
     assert written[0] == written[1]
+
+
+def test_a_run_with_too_little_held_out_text_is_exported_all_the_same(home, tmp_path, capsys):
+    write_text(tmp_path / "few.txt", 5)
+    settings = ("--tokenizer", home / "export", "--validation-fraction", "0")
+    flaxbert("prepare", tmp_path / "few.txt", "--output", tmp_path / "few", *settings)
+    launch = ("pretrain", "bert_tiny", "--corpus", tmp_path / "few", "--workdir", tmp_path / "run", *SIZES)
+    flaxbert(*launch, "--train.steps", "2", "--train.eval-every", "0")
+    flaxbert("export", tmp_path / "run", tmp_path / "model")
+    assert "its outputs on random tokens are those of what was written" in capsys.readouterr().out
+
+
+def test_cards_tell_where_a_model_began_and_stay_with_it(home, tmp_path):
+    launch = ("pretrain", "bert_tiny", "--corpus", home / "two", "--workdir", tmp_path / "run", *SIZES)
+    flaxbert(*launch, "--init", home / "export")
+    flaxbert("export", tmp_path / "run", tmp_path / "model", "--dtype", "bfloat16")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "from the parameters of `export`" in card and "and what `export` had seen" in card
+    assert "`BertForPreTraining` in bfloat16" in card and "before the weights were rounded to bfloat16" in card
+    flaxbert("export", tmp_path / "model", tmp_path / "encoder", "--architecture", "BertModel")
+    kept = (tmp_path / "encoder" / "README.md").read_text()
+    assert kept.startswith(card.rstrip()) and "Written by flaxbert as BertModel in float32" in kept
+
+
+@pytest.mark.parametrize("count", ["0", "-1"])
+def test_an_evaluation_of_no_batches_is_refused(home, capsys, count):
+    said = refused(capsys, "evaluate", home / "run", "--corpus", home / "one", "--batches", count)
+    assert f"batches {count} is not positive" in said
 
 
 def test_a_round_trip_of_the_checkpoint_of_google_is_bit_equal(shared_data, tmp_path):

@@ -79,11 +79,13 @@ def test_each_class_in_each_size_is_imported(name, size, length, cased, tmp_path
     assert model.config.max_length == length and not set(ARCHITECTURES[name].parts) - set(model.params)
     assert_hidden_states_equal(model, theirs, tokenizer, assert_parity)
     assert_hidden_states_equal(model, theirs, tokenizer, assert_parity, PAIRS)
+    longest = " ".join(["the dog sleeps"] * length).split()[:length - 2]
+    assert_hidden_states_equal(model, theirs, tokenizer, assert_parity, [" ".join(longest[:-1])])
 
 
 @pytest.mark.parametrize("name", [name for name, each in ARCHITECTURES.items() if each.output])
 def test_the_outputs_of_a_fine_tuned_model_are_equal(name, tmp_path, assert_parity):
-    labels = {} if name in ("BertForQuestionAnswering", "BertForMultipleChoice") else dict(
+    labels: dict = {} if name in ("BertForQuestionAnswering", "BertForMultipleChoice") else dict(
         id2label={0: "no", 1: "yes", 2: "maybe"}, label2id={"no": 0, "yes": 1, "maybe": 2}
     )
     source, theirs, tokenizer = saved(tmp_path, name, "small", **labels)
@@ -93,7 +95,10 @@ def test_the_outputs_of_a_fine_tuned_model_are_equal(name, tmp_path, assert_pari
         out = theirs(**{key: value[:, None] if one_choice else value for key, value in tokens.items()})
     expected = torch.stack([out.start_logits, out.end_logits], -1) if "start_logits" in out else out.logits
     model = imported(source)
-    assert model.labels == (tuple(labels["label2id"]) if labels else model.labels)
+    choice = name == "BertForMultipleChoice"
+    assert model.labels == (tuple(labels.get("label2id", ("LABEL_0", "LABEL_1"))) if not choice else ())
+    again = getattr(transformers, name).from_pretrained(tmp_path / "imported")
+    assert again.config.id2label == theirs.config.id2label
     found = np.asarray(model.outputs(TEXTS))
     apart = abs(found[:, :expected.shape[1]] - expected.numpy()) if found.ndim == 3 else abs(found - expected.numpy())
     real = tokens["attention_mask"].numpy() == 1 if found.ndim == 3 else ...

@@ -86,7 +86,7 @@ def test_an_untied_decoder_is_refused_or_its_whole_head_left_out(write, tensors)
 
 def test_tensors_left_over_are_left_out_where_that_is_allowed(write, tensors):
     folder = write(tensors | {"lm.extra": np.zeros(3, np.float32), "counter": np.zeros(3, np.int64)})
-    with pytest.raises(ValueError, match="tensors counter, lm.extra are left over; expected those of BertForPre"):
+    with pytest.raises(ValueError, match="tensors counter, lm.extra are left over; .*BertForPre.*--allow-unused True"):
         huggingface.read(folder)
     assert huggingface.read(folder, allow_unused=True).unused == ("counter", "lm.extra")
 
@@ -149,13 +149,34 @@ def test_a_truncated_shard_is_named(write, tensors):
     [
         ({"architectures": ["BertLMHeadModel"]}, r"architectures is \['BertLMHeadModel'\], expected one of BertForPre"),
         ({"architectures": "BertModel"}, "architectures is 'BertModel'"),
-        ({"id2label": {"1": "yes"}}, "id2label is .*, expected a name for each of 0, 1"),
-        ({"id2label": ["no", "yes"]}, "id2label is"),
+        ({"architectures": [["BertModel"]]}, "architectures is"),
+        ({"architectures": ["BertForTokenClassification"], "id2label": {"1": "yes"}}, "id2label is .*, expected a"),
+        ({"architectures": ["BertForTokenClassification"], "id2label": ["no", "yes"]}, "id2label is"),
     ],
 )
 def test_a_class_and_labels_that_are_not_known_are_refused(write, tensors, settings, message):
     with pytest.raises(ValueError, match=message):
         huggingface.read(write(tensors, **settings))
+
+
+@pytest.mark.parametrize("name", [name for name, each in ARCHITECTURES.items() if each.output])
+def test_an_output_layer_that_is_missing_is_initialised_with_its_labels(write, tensors, name):
+    encoder = {key: value for key, value in tensors.items() if key.startswith("bert.")}
+    if "pooler" not in ARCHITECTURES[name].parts:
+        encoder = {key: value for key, value in encoder.items() if ".pooler." not in key}
+    found = huggingface.read(write(encoder, "BertModel", architectures=[name], num_labels=3))
+    whole, added = completed(found, name, 0)
+    outputs = 1 if name == "BertForMultipleChoice" else 3
+    assert added == ("head",) and whole.params["head"]["kernel"].shape == (24, outputs)
+    assert len(whole.labels) == (0 if outputs == 1 else 3)
+
+
+def test_what_only_other_uses_read_goes_along(write, tensors, tokenizer_folder, tmp_path):
+    kept = {"problem_type": "multi_label_classification", "classifier_dropout": 0.3, "pad_token_id": 1}
+    found = huggingface.read(write(tensors, **kept))
+    huggingface.export(found, tokenizer_folder, tmp_path / "again", "")
+    written = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert {name: written[name] for name in kept} == kept
 
 
 def test_what_is_missing_is_initialised_from_the_seed_and_the_rest_is_kept(write, tensors, small_params):

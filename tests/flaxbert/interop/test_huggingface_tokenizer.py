@@ -5,7 +5,9 @@ import json
 import pytest
 
 from data_pipeline import tokenizer as tokenizers
-from flaxbert.interop.huggingface_tokenizer import PROBES, difference, is_own, read_tokenizer, write_tokenizer
+from flaxbert.interop.huggingface_tokenizer import (
+    PROBES, check_same, difference, is_own, read_tokenizer, write_tokenizer
+)  # fmt: skip
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##s", "the", "dog", ",", "."]
 
@@ -41,6 +43,46 @@ def test_a_vocabulary_alone_is_read_as_bert_reads_it(wordpiece, small_config, tm
 def test_a_cased_vocabulary_is_read_as_its_settings_say(small_config, tmp_path):
     found = read_tokenizer(vocabulary(tmp_path / "folder", do_lower_case=False), small_config)
     assert found.encode("The dog").tokens == ["[CLS]", "[UNK]", "dog", "[SEP]"]
+
+
+def test_a_vocabulary_with_capitals_and_no_settings_is_cased(small_config, tmp_path):
+    folder = vocabulary(tmp_path / "folder")
+    (folder / "vocab.txt").write_text("".join(piece + "\n" for piece in [*PIECES, "The"]))
+    assert read_tokenizer(folder, small_config).encode("The the").tokens[1:-1] == ["The", "the"]
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class is 'BertJapaneseTokenizer', and there is no"),
+    ({"do_lower_case": None}, "do_lower_case is None, expected true or false"),
+    ({"do_lower_case": "false"}, "do_lower_case is 'false', expected true or false"),
+])  # fmt: skip
+def test_settings_of_another_kind_of_tokenizer_are_refused(small_config, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        read_tokenizer(vocabulary(tmp_path / "folder", **settings), small_config)
+
+
+@pytest.mark.parametrize("field", ["do_lower_case", "tokenize_chinese_chars"])
+def test_two_files_that_contradict_each_other_are_refused(wordpiece, small_config, tmp_path, field):
+    source = foreign(tmp_path / "source", wordpiece)
+    settings = {"tokenizer_class": "BertTokenizer", field: False}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=f"{field} is False, and tokenizer.json says True: make the two agree"):
+        read_tokenizer(source, small_config)
+    (source / "tokenizer_config.json").write_text(json.dumps(settings | {field: True}))
+    read_tokenizer(source, small_config)
+
+
+def test_the_way_to_a_corpus_of_the_same_tokenizer_is_one_that_prepare_takes(wordpiece, small_config, tmp_path):
+    other = tokenizers.Tokenizer("wordpiece", False, PIECES, None, "the test").to_rust()
+    wordpiece.save(tmp_path / "run" / "tokenizer")
+    foreign(tmp_path / "strange", wordpiece)
+    for folder, way in (
+        (tmp_path / "run", f"--tokenizer {tmp_path / 'run' / 'tokenizer'}"),
+        (vocabulary(tmp_path / "bare"), f"--tokenizer {tmp_path / 'bare' / 'vocab.txt'}"),
+        (tmp_path / "strange", "and prepare cannot use it"),
+    ):
+        with pytest.raises(ValueError, match=way):
+            check_same(str(folder), wordpiece.to_rust(), other)
 
 
 @pytest.mark.parametrize("settings", [{"strip_accents": False}, {"tokenize_chinese_chars": False}])

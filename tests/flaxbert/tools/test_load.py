@@ -1,5 +1,6 @@
 """`flaxbert.load` and what it gives."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -9,8 +10,8 @@ import pytest
 import tokenizers
 
 import flaxbert
-from flaxbert.tools import load as loading
 from flaxbert.tools.load import Model, load
+from flaxbert.tools.texts import tokenize
 
 TEXTS = ["the dog", "the sea is never full: this is known", "lists"]
 
@@ -59,17 +60,23 @@ def test_texts_are_cut_to_max_length_as_tokenizers_cuts_them(model):
     hidden, mask = model.encode(["the dog " * 100], max_length=20)
     assert mask.shape == (1, 20) and mask.all()
     assert model.encode(["the dog " * 100])[1].shape == (1, 48)
-    batch, _ = loading.tokenize(model, ["the dog " * 100], 20)
+    batch, _ = tokenize(model.tokenizer, ["the dog " * 100], 20, 48)
     assert batch["input_ids"][0, -1] == model.tokenizer.token_to_id("[SEP]")
 
 
 def test_pairs_have_two_segments(model):
-    batch, mask = loading.tokenize(model, [("the dog", "the sea"), ("lists", "the")])
+    batch, mask = tokenize(model.tokenizer, [("the dog", "the sea"), ("lists", "the")], None, 48)
     for row, (a, b) in enumerate((("the dog", "the sea"), ("lists", "the"))):
         first = len(model.tokenizer.encode(a).ids)
         second = len(model.tokenizer.encode(b, add_special_tokens=False).ids) + 1
         assert batch["segment_ids"][row].tolist() == [0] * first + [1] * second + [0] * (mask.shape[1] - first - second)
     assert model.logits([("the dog", "the sea")]).nsp.shape == (1, 2)
+
+
+def test_a_model_of_one_segment_takes_no_pairs(model):
+    one = model._replace(config=dataclasses.replace(model.config, segment_types=1))
+    with pytest.raises(ValueError, match="a pair of texts has two segments, and the model knows 1"):
+        one.encode([("the dog", "the sea")])
 
 
 def test_the_logits_leave_out_the_padded_vocabulary(model, small_config):
