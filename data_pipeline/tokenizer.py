@@ -146,10 +146,11 @@ def _merged(first: Ragged, second: Ragged, of_second: np.ndarray) -> Ragged:
     return Ragged(ids, lengths)
 
 
-def load(path: str | os.PathLike[str], lowercase: bool = True) -> Tokenizer:
+def load(path: str | os.PathLike[str], lowercase: bool | None = True) -> Tokenizer:
     """Loads a tokenizer folder written by `save`, a SentencePiece model, or a `vocab.txt`.
 
-    `lowercase` counts for a `vocab.txt` alone: the others say themselves. Raises ValueError for anything else.
+    `lowercase` counts for a `vocab.txt` alone: the others say themselves. None: it is lower-cased unless a piece holds
+    a capital letter. Raises ValueError for anything else.
     """
     source = Path(path)
     info = source.parent / tokenizer_folder.INFO
@@ -199,7 +200,7 @@ def _load_folder(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _load_vocabulary(path: Path, lowercase: bool, check_case: bool = True) -> Tokenizer:
+def _load_vocabulary(path: Path, lowercase: bool | None, check_case: bool = True) -> Tokenizer:
     if not path.is_file():
         raise ValueError(f"tokenizer folder {path.parent} is incomplete: {path.name} is missing")
     try:
@@ -211,8 +212,9 @@ def _load_vocabulary(path: Path, lowercase: bool, check_case: bool = True) -> To
     for number, piece in enumerate(pieces, start=1):
         if lines.setdefault(piece, number) != number:
             raise ValueError(f"vocabulary {path} has {piece!r} twice: on lines {lines[piece]} and {number}")
-    tokenizer = Tokenizer("wordpiece", lowercase, pieces, None, str(path))
     capitals = [piece for piece in pieces if piece != piece.lower() and piece.strip("[]<>") == piece]
+    lowercase = not capitals if lowercase is None else lowercase
+    tokenizer = Tokenizer("wordpiece", lowercase, pieces, None, str(path))
     if check_case and lowercase and len(capitals) > len(pieces) // 100:
         raise ValueError(
             f"vocabulary {path} is cased: it has {capitals[0]!r}, which lower-cased text never holds; "

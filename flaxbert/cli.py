@@ -51,7 +51,7 @@ def _pretrain(arguments: Pretrain, stop: Callable[[], bool]) -> int:
     check_devices(experiment)
     begin, told = None, list[str]()
     if init is not None and not saved_steps(arguments.workdir):
-        begin, told = _begin_with(arguments.init, experiment, corpus)
+        begin, told = _begin_with(init, experiment, corpus)
     plan = experiment.train
     sentences = outlook(corpus, experiment.data, plan.batch_size, plan.seed, evaluated=plan.eval_every > 0)
     for sentence in [*sentences, *describe_changes(changed or {}), *told]:
@@ -62,15 +62,15 @@ def _pretrain(arguments: Pretrain, stop: Callable[[], bool]) -> int:
     return STOPPED if outcome.stopped else DONE
 
 
-def _begin_with(model: str | None, experiment: Experiment, corpus: Any) -> tuple[Any, list[str]]:
+def _begin_with(model: str, experiment: Experiment, corpus: Any) -> tuple[Any, list[str]]:
     """The parameters of a model for a run's first step, and what is to be said of them."""
     from flaxbert.interop.huggingface_tokenizer import check_same, read_tokenizer
     from flaxbert.tools.load import load
     from flaxbert.training.initial import initial_params
 
-    loaded = load(str(model))
-    check_same(str(model), loaded.tokenizer, read_tokenizer(corpus.path / "tokenizer", experiment.model))
-    return initial_params(str(model), loaded.checkpoint, experiment.model, experiment.train.seed)
+    loaded = load(model)
+    check_same(model, loaded.tokenizer, read_tokenizer(corpus.path / "tokenizer", experiment.model))
+    return initial_params(model, loaded.checkpoint, experiment.model, experiment.train.seed)
 
 
 def doctor(arguments: Doctor) -> int:
@@ -96,10 +96,11 @@ def export(arguments: Export) -> int:
 
 
 def import_(arguments: Import) -> int:
+    from data_pipeline.tensorflow_import import open_variables
     from flaxbert.tools.import_model import import_model
 
     import_model(
-        arguments.source, arguments.output, _open_variables, activation=arguments.activation,
+        arguments.source, arguments.output, open_variables, activation=arguments.activation,
         lowercase=arguments.lowercase, allow_unused=arguments.allow_unused, seed=arguments.seed,
     )
     return DONE
@@ -272,30 +273,6 @@ def _held_out_batch(model: str) -> dict[str, Any] | None:
         return first_batch(corpus, run.experiment.data, 4, "validation")
     except ValueError:
         return None  # too little held-out text for a batch
-
-
-def _open_variables(prefix: str) -> Any:
-    """A TensorFlow checkpoint: the rooms of flaxbert know nothing of TensorFlow."""
-    from data_pipeline.tensorflow_import import import_tensorflow
-    from flaxbert.interop.google import Variables
-
-    try:
-        tf = import_tensorflow()
-    except ImportError:
-        raise ValueError("reading a TensorFlow checkpoint needs TensorFlow: install tensorflow-cpu") from None
-    try:
-        reader = tf.train.load_checkpoint(prefix)
-        shapes = {name: tuple(shape) for name, shape in reader.get_variable_to_shape_map().items()}
-    except (tf.errors.OpError, ValueError) as error:
-        raise ValueError(f"{prefix} is no TensorFlow checkpoint, or damaged: {error}") from None
-
-    def read(name: str) -> Any:
-        try:
-            return reader.get_tensor(name)
-        except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{prefix} is damaged: variable {name} cannot be read: {error}") from None
-
-    return Variables(shapes, read)
 
 
 def _streams(corpus: Any, experiment: Experiment) -> Any:

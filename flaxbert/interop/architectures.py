@@ -55,11 +55,6 @@ class Checkpoint(NamedTuple):
     unused: tuple[str, ...] = ()
     """Tensors that this model has no place for."""
 
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """The parts of its architecture that it lacks."""
-        return tuple(part for part in ARCHITECTURES[self.architecture].parts if part not in self.params)
-
 
 def parameter_count(checkpoint: Checkpoint) -> int:
     """Parameters as they are exported: without the rows that pad the vocabulary, and their biases."""

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +12,6 @@ from flaxbert.config import ModelConfig
 from flaxbert.interop.architectures import Checkpoint
 from flaxbert.interop.huggingface_config import read_fields, read_json
 from flaxbert.interop.huggingface_tensors import from_tensors
-from flaxbert.interop.huggingface_tokenizer import vocabulary_alone
 from flaxbert.interop.safetensors_files import Tensor
 
 CONFIG = "bert_config.json"
@@ -25,11 +23,8 @@ _ENDING = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
 _SKIPPED = re.compile(r"(/adam_[mv]|^global_step)$")
 
 
-class Variables(NamedTuple):
-    """A TensorFlow checkpoint: the shape of each variable, and a function that reads one by its name."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-    read: Callable[[str], np.ndarray]
+# The shape of each variable of a TensorFlow checkpoint, and a function that reads one by its name.
+Variables = tuple[Mapping[str, tuple[int, ...]], Callable[[str], np.ndarray]]
 
 
 def is_google(source: Path) -> bool:
@@ -49,8 +44,11 @@ def read(source: Path, open_variables: Callable[[str], Variables], allow_unused:
     """
     config = read_config(_folder(source) / CONFIG)
     prefix = _prefix(source.with_name(_ENDING.sub("", source.name)))
-    variables = open_variables(prefix)
-    named = {_name(name): _tensor(prefix, name, variables) for name in variables.shapes if not _SKIPPED.search(name)}
+    shapes, read_variable = open_variables(prefix)
+    named = {
+        _name(name): _tensor(prefix, name, tuple(shape), read_variable)
+        for name, shape in shapes.items() if not _SKIPPED.search(name)
+    }  # fmt: skip
     params, unused = from_tensors(named, config, "BertForPreTraining", allow_unused=allow_unused)
     return Checkpoint(config, params, unused=unused)
 
@@ -83,23 +81,26 @@ def _name(variable: str) -> str:
     return re.sub(r"(_embeddings)$", r"\1/weight", name).replace("/", ".")
 
 
-def _tensor(prefix: str, variable: str, variables: Variables) -> Tensor:
+def _tensor(
+    prefix: str, variable: str, shape: tuple[int, ...], read_variable: Callable[[str], np.ndarray]
+) -> Tensor:
     """A variable in transformers' layout: kernels are transposed, the next-sentence weights [2, D] are not."""
-    shape, turned = tuple(variables.shapes[variable]), variable.endswith("/kernel")
+    turned = variable.endswith("/kernel")
 
     def read() -> np.ndarray:
-        value = np.asarray(variables.read(variable), np.float32)
+        value = np.asarray(read_variable(variable), np.float32)
         return value.T if turned else value
 
     return Tensor(shape[::-1] if turned else shape, read, prefix)
 
 
 def read_tokenizer(source: Path, vocab_size: int | None, lowercase: bool | None = None) -> Tokenizer:
-    """The vocabulary beside a checkpoint, which does not say whether it is cased: where nothing is given, one with
-    capital letters is. Raises ValueError where it is not of `vocab_size`.
+    """The vocabulary beside a checkpoint, which does not say whether it is cased: None infers it, as `load` does.
+
+    Raises ValueError where it is not of `vocab_size`.
     """
     path = _folder(source) / VOCABULARY
-    tokenizer = load_tokenizer(path, lowercase=bool(lowercase))
+    tokenizer = load_tokenizer(path, lowercase)
     if tokenizer.vocab_size != vocab_size:
         raise ValueError(f"{path} holds {tokenizer.vocab_size} pieces, and {CONFIG} makes vocab_size {vocab_size}")
-    return tokenizer if lowercase is not None else vocabulary_alone(path)
+    return tokenizer

@@ -70,22 +70,14 @@ def _from_vocabulary(path: Path) -> Tokenizer:
             f"{path.parent / _CONFIG}: tokenizer_class is {name!r}, and there is no {TOKENIZER}: without one, expected "
             f"{' or '.join(_BERT)}, for another class splits text by rules of its own"
         )
-    alone = vocabulary_alone(path)
-    lowercase = settings.get("do_lower_case", alone.lowercase)
-    for name, expected in (("strip_accents", (None, lowercase)), ("tokenize_chinese_chars", (None, True))):
+    own = load_own(path, settings.get("do_lower_case"))
+    for name, expected in (("strip_accents", (None, own.lowercase)), ("tokenize_chinese_chars", (None, True))):
         if settings.get(name) not in expected:
             raise ValueError(
-                f"{path.parent / _CONFIG}: {name} is {settings[name]!r} with do_lower_case {lowercase!r}: "
+                f"{path.parent / _CONFIG}: {name} is {settings[name]!r} with do_lower_case {own.lowercase!r}: "
                 f"save this tokenizer as {TOKENIZER} by transformers' AutoTokenizer"
             )
-    return alone if alone.lowercase == lowercase else load_own(path, lowercase)
-
-
-def vocabulary_alone(path: Path) -> Tokenizer:
-    """A vocab.txt that nothing is said of: it is cased where a piece holds a capital letter."""
-    cased = load_own(path, lowercase=False)
-    capitals = any(piece.strip("[]<>") == piece != piece.lower() for piece in cased.pieces)
-    return cased if capitals else load_own(path, lowercase=True)
+    return own
 
 
 def _settings(folder: Path) -> dict[str, Any]:
