@@ -13,16 +13,18 @@ def attention(
     sequence_ids: jax.Array,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
+    rows: jax.Array | None = None,
 ) -> jax.Array:
     """Maps query, key, value [B, S, H, K] to [B, S, H, K] (Vaswani et al. 2017, section 3.2.1).
 
     A token attends to the tokens with its own id in `sequence_ids` [B, S]. Padding has id 0 and attends to padding:
     no row of the softmax is empty, and no real token sees it. Softmax and its sums are float32.
+    `rows` [B]: see `dropout`.
     """
     scores = jnp.einsum("bqhk,bshk->bhqs", query, key, preferred_element_type=jnp.float32)
     same = sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]  # [B, 1, S, S]
     scores = jnp.where(same, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores, axis=-1)
     if dropout_key is not None:
-        probabilities = dropout(probabilities, dropout_rate, dropout_key)
+        probabilities = dropout(probabilities, dropout_rate, dropout_key, rows)
     return jnp.einsum("bhqs,bshk->bqhk", probabilities.astype(value.dtype), value)

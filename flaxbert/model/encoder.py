@@ -11,6 +11,13 @@ from flaxbert.model.attention import attention
 from flaxbert.model.dropout import dropout
 from flaxbert.sharding import constrain
 
+# What the forward pass keeps of a layer beside its input. `products`: the outputs of its dense layers, so that only
+# attention and what is computed element by element are done twice. `layers`: nothing, the whole layer is done twice.
+POLICIES = {
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "layers": jax.checkpoint_policies.nothing_saveable,
+}
+
 UNROLLED_LAYERS = 4  # layers in one round of the scan: small models lose their loop, large ones still compile fast
 
 
@@ -48,6 +55,11 @@ def activation(config: ModelConfig, x: jax.Array) -> jax.Array:
     return nn.gelu(x, approximate=config.activation == "gelu_new")
 
 
+def row_numbers(batch: dict[str, jax.Array]) -> jax.Array:
+    """The place [B] of each row in the whole batch, which dropout goes by: its `rows`; 0, 1, … where it has none."""
+    return batch["rows"] if "rows" in batch else jnp.arange(batch["input_ids"].shape[0])
+
+
 class Embeddings(nn.Module):
     """Token + segment + position embeddings, normalised."""
 
@@ -62,11 +74,12 @@ class Embeddings(nn.Module):
         self.position = nn.Embed(cfg.max_length, cfg.hidden_size, embedding_init=init)
         self.norm = layer_norm(cfg)
 
-    def __call__(self, input_ids: jax.Array, segment_ids: jax.Array, position_ids: jax.Array) -> jax.Array:
-        """Maps ids [B, S] to float32 [B, S, D]."""
-        x = self.norm(self.word(input_ids) + self.segment(segment_ids) + self.position(position_ids))
+    def __call__(self, batch: dict[str, jax.Array], rows: jax.Array) -> jax.Array:
+        """Maps ids [B, S] of rows [B] to float32 [B, S, D]."""
+        x = self.word(batch["input_ids"]) + self.segment(batch["segment_ids"]) + self.position(batch["position_ids"])
+        x = self.norm(x)
         if not self.deterministic:
-            x = dropout(x, self.config.dropout, self.make_rng("dropout"))
+            x = dropout(x, self.config.dropout, self.make_rng("dropout"), rows)
         return constrain(x, "batch", "length", "activation_embed")
 
 
@@ -78,7 +91,7 @@ class SelfAttention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, sequence_ids: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, sequence_ids: jax.Array, rows: jax.Array) -> jax.Array:
         """Maps x [B, S, D] to [B, S, D]."""
         cfg = self.config
         heads = (cfg.num_heads, cfg.head_size)
@@ -87,7 +100,7 @@ class SelfAttention(nn.Module):
             for name in ("query", "key", "value")
         )  # [B, S, H, K] each
         key = None if self.deterministic else self.make_rng("dropout")
-        y = attention(q, k, v, sequence_ids, cfg.attention_dropout, key)
+        y = attention(q, k, v, sequence_ids, cfg.attention_dropout, key, rows)
         return dense(cfg, cfg.hidden_size, self.dtype, "output", axis=(-2, -1))(y)
 
 
@@ -113,18 +126,18 @@ class EncoderLayer(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, sequence_ids: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, sequence_ids: jax.Array, rows: jax.Array) -> tuple[jax.Array, None]:
         """Maps x [B, S, D] to [B, S, D]. The None is the per-layer output that `nn.scan` asks for."""
         cfg = self.config
-        y = SelfAttention(cfg, self.deterministic, self.dtype, name="attention")(x, sequence_ids)
-        x = layer_norm(cfg, name="attention_norm")(x + self._dropout(y))
+        y = SelfAttention(cfg, self.deterministic, self.dtype, name="attention")(x, sequence_ids, rows)
+        x = layer_norm(cfg, name="attention_norm")(x + self._dropout(y, rows))
 
         y = FeedForward(cfg, self.dtype, name="mlp")(x)
-        x = layer_norm(cfg, name="mlp_norm")(x + self._dropout(y))
+        x = layer_norm(cfg, name="mlp_norm")(x + self._dropout(y, rows))
         return constrain(x, "batch", "length", "activation_embed"), None
 
-    def _dropout(self, y: jax.Array) -> jax.Array:
-        return y if self.deterministic else dropout(y, self.config.dropout, self.make_rng("dropout"))
+    def _dropout(self, y: jax.Array, rows: jax.Array) -> jax.Array:
+        return y if self.deterministic else dropout(y, self.config.dropout, self.make_rng("dropout"), rows)
 
 
 class Encoder(nn.Module):
@@ -133,11 +146,16 @@ class Encoder(nn.Module):
     config: ModelConfig
     deterministic: bool
     dtype: Any
+    rematerialization: str = "none"
+    """What the backward pass computes again: a key of `POLICIES`."""
 
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config, self.deterministic)
+        layer: Any = EncoderLayer
+        if self.rematerialization != "none":
+            layer = nn.remat(EncoderLayer, policy=POLICIES[self.rematerialization])
         scanned = nn.scan(
-            EncoderLayer,
+            layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,
@@ -148,5 +166,5 @@ class Encoder(nn.Module):
 
     def __call__(self, batch: dict[str, jax.Array]) -> jax.Array:
         """Maps ids [B, S] to hidden states, float32 [B, S, D]."""
-        x = self.embeddings(batch["input_ids"], batch["segment_ids"], batch["position_ids"])
-        return self.layers(x, batch["sequence_ids"])[0]
+        rows = row_numbers(batch)
+        return self.layers(self.embeddings(batch, rows), batch["sequence_ids"], rows)[0]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from flaxbert.config import ModelConfig
 from flaxbert.model.dropout import dropout
-from flaxbert.model.encoder import Encoder, dense
+from flaxbert.model.encoder import Encoder, dense, row_numbers
 from flaxbert.model.heads import gather_positions
 
 
@@ -36,5 +36,5 @@ class BertWithHead(nn.Module):
         if self.pooled:
             x = jnp.tanh(self.pooler(gather_positions(x, batch["cls_positions"])))
         if not self.deterministic:
-            x = dropout(x, self.config.dropout, self.make_rng("dropout"))
+            x = dropout(x, self.config.dropout, self.make_rng("dropout"), row_numbers(batch))
         return self.head(x.astype(jnp.float32))

@@ -19,9 +19,11 @@ class BertForPreTraining(nn.Module):
     """False turns dropout on; `apply` then needs a `dropout` key."""
     dtype: Any = jnp.float32
     """Of matrix products."""
+    rematerialization: str = "none"
+    """What the backward pass computes again: see `flaxbert.config.TrainConfig`."""
 
     def setup(self) -> None:
-        self.encoder = Encoder(self.config, self.deterministic, self.dtype)
+        self.encoder = Encoder(self.config, self.deterministic, self.dtype, self.rematerialization)
         self.pooler = dense(self.config, self.config.hidden_size, self.dtype)
         self.mlm = MaskedLanguageModelHead(self.config, self.dtype)
         self.nsp = dense(self.config, 2, jnp.float32)

@@ -24,10 +24,10 @@ def factors(monkeypatch) -> list[tuple[float, np.ndarray]]:
     """(rate, what the array is multiplied by) of each dropout that our model applies, in order."""
     found: list[tuple[float, np.ndarray]] = []
 
-    def listen(x, rate, key):
-        applied = dropout(jnp.ones_like(x), rate, key)
+    def listen(x, rate, key, rows):
+        applied = dropout(jnp.ones_like(x), rate, key, rows)
         jax.debug.callback(lambda factor: found.append((rate, np.array(factor))), applied, ordered=True)
-        return dropout(x, rate, key)
+        return dropout(x, rate, key, rows)
 
     monkeypatch.setattr(encoder, "dropout", listen)
     monkeypatch.setattr(attention, "dropout", listen)

@@ -228,9 +228,9 @@ def keys_of_passes(model_config, steps, monkeypatch):
     """The keys with which a forward pass of the model calls dropout, for each step."""
     found = []
 
-    def spy(x, rate, key):
+    def spy(x, rate, key, rows):
         jax.debug.callback(lambda data: found.append(tuple(np.asarray(data).tolist())), jax.random.key_data(key))
-        return dropout(x, rate, key)
+        return dropout(x, rate, key, rows)
 
     monkeypatch.setattr(encoder, "dropout", spy)
     monkeypatch.setattr(attention, "dropout", spy)

@@ -196,13 +196,13 @@ def test_a_row_of_padding_gives_finite_states_and_gradients(small_config, small_
 def test_the_scan_applies_the_layers_one_by_one(small_config, small_params, random_batch, encode):
     batch = random_batch([(13,), (20,)])
     x = BertForPreTraining(small_config).apply(
-        {"params": small_params}, *(batch[name] for name in ("input_ids", "segment_ids", "position_ids")),
-        method=lambda model, *ids: model.encoder.embeddings(*ids),
+        {"params": small_params}, batch, jnp.arange(len(batch["input_ids"])),
+        method=lambda model, batch, rows: model.encoder.embeddings(batch, rows),
     )  # fmt: skip
     layer = jax.jit(EncoderLayer(small_config, True, jnp.float32).apply)
     for number in range(small_config.num_layers):
         own = jax.tree.map(lambda leaf: leaf[number], small_params["encoder"]["layers"])
-        x, _ = layer({"params": own}, x, batch["sequence_ids"])
+        x, _ = layer({"params": own}, x, batch["sequence_ids"], jnp.arange(len(x)))
     np.testing.assert_allclose(encode(batch), x, **TOLERANCE)
 
 

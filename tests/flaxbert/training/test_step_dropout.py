@@ -29,12 +29,12 @@ def masks(experiment, batch_of):
     """
     found: dict[str, list[np.ndarray]] = {"hidden": [], "attention": []}
 
-    def listen(x, rate, key):
+    def listen(x, rate, key, rows):
         # Ones that depend on x: a callback on a constant of the loop over layers would be called outside of it.
-        dropped = dropout(jnp.isfinite(x).astype(x.dtype), rate, key) == 0
+        dropped = dropout(jnp.isfinite(x).astype(x.dtype), rate, key, rows) == 0
         kind = "hidden" if x.ndim == 3 else "attention"
         jax.debug.callback(lambda mask: found[kind].append(np.array(mask)), dropped)
-        return dropout(x, rate, key)
+        return dropout(x, rate, key, rows)
 
     rates = dict(dropout=HIDDEN_RATE, attention_dropout=ATTENTION_RATE)
     model = dataclasses.replace(experiment.model, num_layers=LAYERS, **rates)
@@ -45,8 +45,8 @@ def masks(experiment, batch_of):
         functions = build_functions(dataclasses.replace(experiment, model=model), mesh)
         state = functions.init()
         for _ in range(STEPS):
-            state, loss = functions.train(state, functions.put(batch_of(0)))
-            loss.block_until_ready()
+            state, outcome = functions.train(state, functions.put(batch_of(0)))
+            outcome.loss.block_until_ready()
             jax.effects_barrier()
     return {kind: np.stack(each).reshape(STEPS, -1, *each[0].shape) for kind, each in found.items()}
 
