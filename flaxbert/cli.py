@@ -276,24 +276,31 @@ def _held_out_batch(model: str) -> dict[str, Any] | None:
 
 
 def _streams(corpus: Any, experiment: Experiment) -> Any:
-    """The corpus's streams as the loop takes them."""
-    import jax
-
+    """The corpus's streams as the loop takes them. A phase whose sequences are drawn in another way begins an epoch."""
     from data_pipeline.stream import batches
     from data_pipeline.windows import Position
+    from flaxbert.phases import parts
+    from flaxbert.sharding import host_share, make_mesh
     from flaxbert.training.loop import Streams
 
-    hosts = dict(host_index=jax.process_index(), host_count=jax.process_count())
-    shared = dict(batch_size=experiment.train.batch_size, **hosts)
+    phases = [part.experiment for part in parts(experiment)]
+    index, count = host_share(make_mesh(experiment.mesh))
 
-    def train(position: dict[str, int] | None) -> Iterator[Any]:
-        start = Position(**(position or {}))
-        for batch, after in batches(corpus, experiment.data, seed=experiment.train.seed, position=start, **shared):
-            yield batch, after._asdict()
+    def draw(phase: int, **options: Any) -> Iterator[Any]:
+        size = phases[phase].train.batch_size
+        return batches(corpus, phases[phase].data, batch_size=size, host_index=index, host_count=count, **options)
 
-    def validation() -> Iterator[Any]:
-        for batch, _ in batches(corpus, experiment.data, seed=0, split="validation", epochs=1, **shared):
-            yield batch
+    def train(phase: int, position: dict[str, int] | None) -> Iterator[Any]:
+        found = dict(position or {"phase": phase})
+        before = found.pop("phase")
+        start = Position(**found)
+        if phases[before].data != phases[phase].data:
+            start = Position(start.epoch + 1)
+        for batch, after in draw(phase, seed=experiment.train.seed, position=start):
+            yield batch, {"phase": phase, **after._asdict()}
+
+    def validation(phase: int) -> Iterator[Any]:
+        return (batch for batch, _ in draw(phase, seed=0, split="validation", epochs=1))
 
     return Streams(train, validation)
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import re
 import typing
 from typing import Any, Literal
 
 from data_pipeline.config import DataConfig, check_choices
+from flaxbert.phases import Phase, check_phases
 
 VOCABULARY_MULTIPLE = 128  # matrix units like a vocabulary of whole tiles; the rest is cut off on export
 
@@ -168,6 +170,15 @@ class TrainConfig:
     """Of parameters, dropout and the stream of batches."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products; parameters, optimizer, LayerNorm, softmax and loss are float32 always."""
+    microbatches: int = 1
+    """Parts that a batch is computed in, one after the other: as many times less memory for activations. Sums are added
+    and divided once, so the number changes nothing but the order of float32 sums."""
+    rematerialization: Literal["none", "products", "layers"] = "none"
+    """What the backward pass computes again, to save memory. `products`: all of a layer but its dense products.
+    `layers`: whole layers."""
+    skip_spikes: bool = False
+    """Skip and count updates whose loss or gradient norm lies beyond mean + 6 sigma of the last 128 steps. Those that
+    are not finite are skipped in any case."""
     log_every: int = 100
     eval_every: int = 10_000
     """Steps between evaluations on the held-out documents; there is one at the end too. 0: never."""
@@ -177,14 +188,27 @@ class TrainConfig:
     """Steps between checkpoints; there is one at the end and at a signal too."""
     keep_checkpoints: int = 3
     """The newest ones that are kept, beside the one with the lowest held-out loss."""
+    profile_steps: str | None = None
+    """`10:13` writes a profile of steps 10, 11 and 12 into the run's `tensorboard/` folder, for XProf."""
 
     def __post_init__(self) -> None:
         check_choices("train", self)
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in ("steps", "batch_size", "microbatches", "log_every", "checkpoint_every", "keep_checkpoints"):
             _positive("train", name, getattr(self, name))
         _not_negative("train", "eval_every", self.eval_every)
         if self.eval_batches is not None:
             _positive("train", "eval_batches", self.eval_batches)
+        self.profiled  # raises where it cannot be read
+
+    @property
+    def profiled(self) -> range:
+        """The steps to profile."""
+        if self.profile_steps is None:
+            return range(0)
+        found = re.fullmatch(r"(\d+):(\d+)", self.profile_steps)
+        if found is None or not 0 < int(found[1]) < int(found[2]):
+            raise ValueError(f"train.profile_steps {self.profile_steps!r} is not FIRST:END, as 10:13 for 10, 11 and 12")
+        return range(int(found[1]), int(found[2]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,16 +220,15 @@ class Experiment:
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
+    phases: tuple[Phase, ...] = ()
+    """Parts with settings of their own, one after the other, as the paper's 128 and then 512. Empty: all is one."""
 
     def __post_init__(self) -> None:
         if self.data.sequence_length > self.model.max_length:
             raise ValueError(
                 f"data.sequence_length {self.data.sequence_length} exceeds model.max_length {self.model.max_length}"
             )
-        if self.optimizer.warmup_steps > self.train.steps:
-            raise ValueError(
-                f"optimizer.warmup_steps {self.optimizer.warmup_steps} exceeds train.steps {self.train.steps}"
-            )
+        check_phases(self)
 
 
 def with_vocabulary(experiment: Experiment, vocab_size: int) -> Experiment:
@@ -227,8 +250,12 @@ def from_dict(kind: Any, values: dict[str, Any]) -> Any:
     if unknown or missing:
         raise ValueError(f"{kind.__name__}: unknown fields {unknown}, missing fields {missing}")
     nested = {name: field.type for name, field in fields.items() if dataclasses.is_dataclass(field.type)}
-    tuples = {name for name, field in fields.items() if typing.get_origin(field.type) is tuple}  # lists in JSON
-    values = {name: tuple(value) if name in tuples else value for name, value in values.items()}
+    for name, field in fields.items():
+        if typing.get_origin(field.type) is tuple:  # a list in JSON
+            element = typing.get_args(field.type)[0]
+            nested_too = dataclasses.is_dataclass(element)
+            found = [from_dict(element, value) if nested_too else value for value in values[name]]
+            values = values | {name: tuple(found)}
     try:
         return kind(**{k: from_dict(nested[k], v) if k in nested else v for k, v in values.items()})
     except TypeError as error:  # a check compared what cannot be compared

@@ -26,6 +26,7 @@ PARAM_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlm/bias$", ("vocab",)),
     (r"nsp/kernel$", ("embed", None)),
     (r"(embeddings/norm|mlm/norm)/(scale|bias)$|(pooler|mlm/transform|nsp)/bias$", (None,)),
+    (r"^guard/(losses|gradient_norms)$", (None,)),
 )
 
 # Named axis → mesh axes. Names of parameters and of activations share the table.
@@ -71,6 +72,26 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch divided over the data and fsdp axes."""
     return NamedSharding(mesh, partition_spec("batch"))
+
+
+def host_share(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): which of `count` equal shares of a global batch's rows this process has to bring.
+
+    Processes whose devices hold the same rows, as those of one copy of the model do, bring the same share. Raises
+    ValueError where processes hold rows that overlap in part.
+    """
+    shares: dict[int, set[int]] = {}
+    places: Any = batch_sharding(mesh).devices_indices_map((mesh.shape["data"] * mesh.shape["fsdp"],))
+    for device, (rows,) in places.items():
+        shares.setdefault(device.process_index, set()).add(rows.start or 0)
+    distinct = sorted({tuple(sorted(share)) for share in shares.values()})
+    if sum(map(len, distinct)) != len(set().union(*distinct)) or len({len(share) for share in distinct}) > 1:
+        axes = " x ".join(f"mesh.{name}={size}" for name, size in mesh.shape.items())
+        raise ValueError(
+            f"{axes} gives the {len(shares)} processes rows that overlap in part: choose axes that divide a process's "
+            "devices, or that whole processes divide"
+        )
+    return distinct.index(tuple(sorted(shares[jax.process_index()]))), len(distinct)
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:

@@ -16,8 +16,8 @@ PACKAGES = ("flaxbert", "data_pipeline")
 
 # flaxbert's floors from the bottom up. A module imports its own floor and those below it.
 FLOORS = (
-    ("config", "commands", "flags"), ("sharding",), ("interop", "model"), ("training",), ("finetuning", "tools"),
-    ("cli",),
+    ("config", "phases", "commands", "flags"), ("sharding",), ("interop", "model"), ("training",),
+    ("finetuning", "tools"), ("cli",),
 )  # fmt: skip
 NOT_FOR_DATA = ("jax", "jaxlib", "flax", "optax", "orbax", "flaxbert")
 DATA_FOR_FLAXBERT = ("data_pipeline.config", "data_pipeline.tokenizer")

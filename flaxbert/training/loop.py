@@ -2,34 +2,37 @@
 
 import contextlib
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from flaxbert.config import Experiment
+from flaxbert.phases import Part, parts
 from flaxbert.sharding import make_mesh
-from flaxbert.training import checkpoint
-from flaxbert.training.metrics import Record, Report, flops_per_sequence, open_report, peak_flops
-from flaxbert.training.objective import summarize, zero_sums
-from flaxbert.training.schedule import learning_rate_schedule
+from flaxbert.training.checkpoint import Checkpoints, open_checkpoints
+from flaxbert.training.evaluation import any_process, evaluate
+from flaxbert.training.flight import Flight, Step
+from flaxbert.training.metrics import SILENT, Record, Report, open_report
+from flaxbert.training.profile import open_profile
+from flaxbert.training.schedule import Schedule, run_schedule
 from flaxbert.training.signals import stop_requested
 from flaxbert.training.step import Functions, TrainState, build_functions
+from flaxbert.training.study import keep_for_study
 
 Batch = dict[str, np.ndarray]
 Position = dict[str, int]
 
-STEPS_IN_FLIGHT = 2  # enough to hide the host's work; few enough that a signal is answered within a step or two
-
 
 class Streams(NamedTuple):
-    """The batches of a run: this host's rows of each global batch."""
+    """The batches of a run: this host's rows of each global batch. Both take the number of a phase."""
 
-    train: Callable[[Position | None], Iterator[tuple[Batch, Position]]]
-    """Endless, from a position on; gives each batch with the position after it."""
-    validation: Callable[[], Iterator[Batch]]
+    train: Callable[[int, Position | None], Iterator[tuple[Batch, Position]]]
+    """Endless, from a position on, which may be the last one of the phase before; gives each batch with the position
+    after it."""
+    validation: Callable[[int], Iterator[Batch]]
     """One pass over the held-out documents, the same each time."""
 
 
@@ -41,27 +44,44 @@ class Outcome(NamedTuple):
     """A signal ended it before the last step; its work is saved."""
 
 
-class _Interval:
-    """Wall time spent on training steps since the last line of metrics."""
+class _Run(NamedTuple):
+    """What the parts of a run share."""
 
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self.began, self.steps = time.perf_counter(), 0
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        left = time.perf_counter()
-        yield
-        self.began += time.perf_counter() - left
+    experiment: Experiment
+    workdir: str
+    schedule: Schedule
+    streams: Streams
+    checkpoints: Checkpoints
+    report: Report
+    stop: Callable[[], bool]
 
 
-def check_devices(experiment: Experiment) -> None:
-    """Raises ValueError where the devices found cannot carry the experiment: its mesh, its batch, its sizes."""
+class _Course(NamedTuple):
+    """A part of a run, ready to be trained."""
+
+    number: int
+    part: Part
+    functions: Functions
+    flight: Flight
+
+
+class _Progress(NamedTuple):
+    """How far a run has come."""
+
+    step: int
+    state: TrainState
+    position: Position | None
+    """Of the stream, after the last batch used; None before the first step."""
+
+
+def check_devices(experiment: Experiment) -> int:
+    """The bytes of a run's state. Raises ValueError where the devices found cannot carry the experiment: its mesh, its
+    batches, its sizes.
+    """
     mesh = make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
-        build_functions(experiment, mesh)
+        states = [build_functions(part.experiment, mesh).abstract_state for part in parts(experiment)]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(states[0]))
 
 
 def train(
@@ -71,114 +91,151 @@ def train(
     """Trains from the newest checkpoint of `workdir` (or from the start) to the last step, or until `stop` says so.
 
     Without `stop`, a SIGTERM or SIGINT does. A run that begins with the parameters `begin_with`, and not with new ones,
-    evaluates them first: a line of step 0.
+    evaluates them first: a line of step 0. Of several processes, the first one speaks and writes.
     """
-    mesh = make_mesh(experiment.mesh)
-    with jax.set_mesh(mesh), checkpoint.open_checkpoints(workdir, experiment.train.keep_checkpoints) as manager:
-        functions = build_functions(experiment, mesh)
-        restored = checkpoint.restore(manager, functions.abstract_state)
-        state, position = restored if restored is not None else (functions.init(), None)
-        if restored is None and begin_with is not None:
-            state = state._replace(params=_placed(begin_with, functions))
-        first = int(state.step)
+    mesh, schedule, first = make_mesh(experiment.mesh), run_schedule(experiment), parts(experiment)[0].experiment
+    with jax.set_mesh(mesh), open_checkpoints(workdir, experiment.train.keep_checkpoints) as checkpoints:
+        functions = build_functions(first, mesh, schedule)
+        progress = _begun(checkpoints, functions, begin_with)
         with (
-            open_report(workdir, first, experiment.train.steps) as report,
+            _report(workdir, progress.step, experiment.train.steps) as report,
             contextlib.nullcontext(stop) if stop else stop_requested() as stop,
         ):
-            if restored is not None:
-                report.say(f"resumed at step {first:,}")
+            checkpoints.say = report.say
+            if progress.position is not None:
+                report.say(f"resumed at step {progress.step:,}")
             elif begin_with is not None and experiment.train.eval_every and report.evaluated != 0:
-                held_out = evaluate(experiment, functions, streams, state.params, 0, stop)
+                held_out = evaluate(first, functions, streams.validation(0), progress.state, 0, stop)
                 if held_out is None:
                     return _stopped(report, 0)
                 report.record(held_out)
-            return _loop(experiment, functions, streams, manager, state, position, report, stop)
+            run = _Run(experiment, workdir, schedule, streams, checkpoints, report, stop)
+            return _train_parts(run, mesh, progress)
 
 
-def _placed(params: Any, functions: Functions) -> Any:
-    """Parameters from elsewhere, laid out as the run's own."""
-    return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, functions.abstract_state.params)
+def _begun(checkpoints: Checkpoints, functions: Functions, begin_with: Any) -> _Progress:
+    """The newest checkpoint, or the beginning."""
+    restored = checkpoints.restore(functions.abstract_state)
+    if restored is not None:
+        return _Progress(int(restored[0].step), *restored)
+    state = functions.init()
+    if begin_with is not None:
+        state = state._replace(params=jax.tree.map(_placed, begin_with, functions.abstract_state.params))
+    return _Progress(0, state, None)
 
 
-def evaluate(
-    experiment: Experiment, functions: Functions, streams: Streams, params: Any, step: int,
-    stop: Callable[[], bool] = lambda: False,
-) -> Record | None:  # fmt: skip
-    """The held-out record: means over at most `train.eval_batches` batches of the validation stream.
-
-    None where `stop` said so before the end.
-    """
-    sums = zero_sums()
-    for number, batch in enumerate(streams.validation()):
-        if number == experiment.train.eval_batches:
-            break
-        if stop():
-            return None
-        sums = functions.evaluate(params, sums, functions.put(batch))
-    return {"step": step, "split": "validation"} | summarize(jax.device_get(sums))
+def _placed(x: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """An array that every process has, laid out as the run's own."""
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: x[index])
 
 
-def _loop(
-    experiment: Experiment, functions: Functions, streams: Streams, manager: checkpoint.Manager,
-    state: TrainState, position: Position | None, report: Report, stop: Callable[[], bool],
-) -> Outcome:  # fmt: skip
-    config, step = experiment.train, int(state.step)
-    saved, held_out = step if position is not None else -1, None
-    if position is not None and report.evaluated != step and _is_due(config.eval_every, step, config.steps):
-        if not _evaluate_checkpoint(experiment, functions, streams, manager, state, position, report, stop):
-            return _stopped(report, step)
-    if step >= config.steps:
-        report.say(f"nothing to do: the run has reached step {step:,} of {config.steps:,}")
-        return Outcome(step, False)
-    if stop():
-        return _stopped(report, step)
-    in_flight: list[jax.Array] = []
-    batch, after = next(batches := streams.train(position))
-    train_step = functions.train.lower(state, functions.put(batch)).compile()
-    interval = _Interval()
-    while step < config.steps and not stop():
-        state, loss = train_step(state, functions.put(batch))
-        step, position, interval.steps = step + 1, after, interval.steps + 1
-        report.step(step)
-        batch, after = next(batches)
-        in_flight = _wait_for_all_but(STEPS_IN_FLIGHT, in_flight + [loss])
+@contextlib.contextmanager
+def _report(workdir: str, step: int, steps: int) -> Iterator[Report]:
+    """The report of the first process; the others say nothing, and know what it has read."""
+    with open_report(workdir, step, steps) if jax.process_index() == 0 else contextlib.nullcontext(SILENT) as report:
+        if jax.process_count() > 1:
+            report = report._replace(evaluated=int(multihost_utils.broadcast_one_to_all(np.int64(report.evaluated))))
+        yield report
 
-        if _is_due(config.log_every, step, config.steps):
-            report.record(_train_record(experiment, step, jax.device_get(state.sums), interval))
-            state = state._replace(sums=functions.zero_sums())
-            interval.restart()
+
+def _train_parts(run: _Run, mesh: jax.sharding.Mesh, progress: _Progress) -> Outcome:
+    """The phases that are left, one after the other. One that ends where the run stands may lack its held-out line."""
+    begun, found = progress.step, parts(run.experiment)
+    for number, part in enumerate(found):
+        if progress.step > part.last_step:
+            continue
+        functions = build_functions(part.experiment, mesh, run.schedule)
+        flight = Flight(part.experiment, run.schedule, run.report, number if run.experiment.phases else None)
+        if number and progress.step == part.first_step:
+            run.report.say(
+                f"phase {number + 1} of {len(found)} from step {progress.step:,} on: "
+                f"{part.experiment.train.batch_size:,} rows of {part.experiment.data.sequence_length} tokens"
+            )
+        progress, done = _train_part(run, _Course(number, part, functions, flight), progress)
+        if not done:
+            return _stopped(run.report, progress.step)
+    if progress.step == begun:
+        run.report.say(f"nothing to do: the run has reached step {begun:,} of {found[-1].last_step:,}")
+    return Outcome(progress.step, False)
+
+
+def _train_part(run: _Run, course: _Course, progress: _Progress) -> tuple[_Progress, bool]:
+    """(the progress, whether the part is done). All of it is saved in either case."""
+    config, last = course.part.experiment.train, course.part.last_step
+    saved, held_out = progress.step if progress.position is not None else -1, None
+    if saved == progress.step and run.report.evaluated != saved and _is_due(config.eval_every, saved, last):
+        if not _evaluate_checkpoint(run, course, progress):
+            return progress, False
+    if progress.step >= last:
+        return progress, True
+    if any_process(run.stop()):
+        return progress, False
+    interval = course.flight.interval
+    for progress in (steps := _steps(run, course, progress)):
+        evaluates = _is_due(config.eval_every, progress.step, last)
+        saves = _is_due(config.checkpoint_every, progress.step, last)
+        if evaluates or saves:
+            course.flight.land()
         with interval.paused():
-            if _is_due(config.eval_every, step, config.steps):
-                held_out = evaluate(experiment, functions, streams, state.params, step, stop)
+            if evaluates:
+                held_out = _held_out(run, course, progress)
                 if held_out is None:
                     break
-                report.record(held_out)
-            if _is_due(config.checkpoint_every, step, config.steps):
-                _save(manager, experiment, state, position, held_out)
-                saved = step
-    done = saved == step == config.steps
-    if saved != step and position is not None:
-        _save(manager, experiment, state, position, held_out)
-    manager.wait_until_finished()
-    return Outcome(step, False) if done else _stopped(report, step)
+                run.report.record(held_out)
+            if saves:
+                interval.save_seconds += _save(run, run.checkpoints.save, progress, held_out)
+                saved = progress.step
+    steps.close()
+    course.flight.land()
+    if progress.position is not None:
+        _save(run, run.checkpoints.commit, progress, held_out)
+    return progress, saved == progress.step == last
 
 
-def _evaluate_checkpoint(
-    experiment: Experiment, functions: Functions, streams: Streams, manager: checkpoint.Manager,
-    state: TrainState, position: Position, report: Report, stop: Callable[[], bool],
-) -> bool:  # fmt: skip
+def _steps(run: _Run, course: _Course, progress: _Progress) -> Generator[_Progress, None, None]:
+    """Trains step by step to the end of the part, or until a process is asked to stop; gives the progress after each
+    step that has been begun. A state that was given is consumed by the next step.
+    """
+    config, flight, functions = course.part.experiment.train, course.flight, course.functions
+    step, state, _ = progress
+    batch, after = next(batches := run.streams.train(course.number, progress.position))
+    train_step = functions.train.lower(state, functions.put(batch)).compile()
+    flight.interval.restart()
+    with open_profile(config.profiled, run.workdir) as profile:
+        # Of one process alone the handler is asked: its answer is there a step or two before that of the devices.
+        while step < course.part.last_step and not (flight.stop or (jax.process_count() == 1 and run.stop())):
+            profile(step, flight.land)
+            state, outcome = train_step(state, functions.put(batch, run.stop()))
+            step, sums = step + 1, None
+            run.report.step(step)
+            if _is_due(config.log_every, step, course.part.last_step):
+                sums, state = state.sums, state._replace(sums=functions.zero_sums())
+            flight.add(Step(step, outcome, sums, batch))
+            if flight.hopeless is not None:
+                raise keep_for_study(run.workdir, state, flight.hopeless)
+            position = after
+            batch, after = next(batches)
+            yield _Progress(step, state, position)
+        profile(step, flight.land)
+
+
+def _held_out(run: _Run, course: _Course, progress: _Progress) -> Record | None:
+    """The held-out record of the run as it stands; None where a process was asked to stop."""
+    batches, experiment = run.streams.validation(course.number), course.part.experiment
+    return evaluate(experiment, course.functions, batches, progress.state, progress.step, run.stop)
+
+
+def _evaluate_checkpoint(run: _Run, course: _Course, progress: _Progress) -> bool:
     """Writes the held-out line of the checkpoint just restored, which a signal had kept from being written, and the
     checkpoint again with its loss; False where another signal came. Killed in between, the run goes on from the
     checkpoint before it, and is the same run.
     """
-    step = int(state.step)
-    held_out = evaluate(experiment, functions, streams, state.params, step, stop)
+    held_out = _held_out(run, course, progress)
     if held_out is None:
         return False
-    report.record(held_out)
-    manager.delete(step)
-    _save(manager, experiment, state, position, held_out)
-    manager.wait_until_finished()
+    run.report.record(held_out)
+    run.checkpoints.delete(progress.step)
+    _save(run, run.checkpoints.commit, progress, held_out)
     return True
 
 
@@ -193,44 +250,10 @@ def _is_due(every: int, step: int, last: int) -> bool:
     return every > 0 and (step % every == 0 or step == last)
 
 
-def _save(
-    manager: checkpoint.Manager, experiment: Experiment, state: TrainState, position: Position, held_out: Record | None
-) -> None:
-    """Saves the state; the held-out loss goes along where it is that of this very step."""
-    step = int(state.step)
-    current = held_out if held_out is not None and held_out["step"] == step else None
-    metrics = None if current is None else {name: v for name, v in current.items() if isinstance(v, float)}
-    checkpoint.save(manager, state, step, position, dataclasses.asdict(experiment), metrics)
-
-
-def _wait_for_all_but(count: int, losses: list[jax.Array]) -> list[jax.Array]:
-    """Blocks until at most `count` steps are unfinished. Unbounded dispatch would hold every batch in memory."""
-    while len(losses) > count:
-        losses.pop(0).block_until_ready()
-    return losses
-
-
-def _train_record(experiment: Experiment, step: int, sums: dict[str, Any], interval: _Interval) -> Record:
-    """A line of training metrics. Losses and counts are those since the last line, across a restart too; the times
-    are those of the steps that this process ran.
+def _save(run: _Run, save: Callable[..., float], progress: _Progress, held_out: Record | None) -> float:
+    """Saves the progress; the held-out loss goes along where it is that of this very step. Returns the seconds that it
+    kept the steps waiting.
     """
-    config, length = experiment.train, experiment.data.sequence_length
-    seconds = time.perf_counter() - interval.began
-    rows_per_second = interval.steps * config.batch_size / seconds
-    steps = float(sums["steps"])
-    rows = steps * config.batch_size
-    fill = float(sums["tokens"]) / (rows * length)
-    flops = flops_per_sequence(experiment.model, length, experiment.data.predictions_per_row)
-    peak = peak_flops(jax.devices()[0].device_kind)
-    return {
-        "step": step,
-        "split": "train",
-        **summarize({name: sums[name] for name in zero_sums()}),
-        "learning_rate": float(learning_rate_schedule(experiment.optimizer, config.steps)(step - 1)),
-        "gradient_norm": float(sums["gradient_norm"]) / steps,
-        "fill": fill,
-        "seconds": seconds,
-        "sequences_per_second": rows_per_second * float(sums["sequences"]) / rows,
-        "tokens_per_second": rows_per_second * length * fill,
-        "mfu": None if peak is None else rows_per_second * flops / (peak * jax.device_count()),
-    }
+    current = held_out if held_out is not None and held_out["step"] == progress.step else None
+    metrics = None if current is None else {name: v for name, v in current.items() if isinstance(v, float)}
+    return save(progress.state, progress.step, progress.position, dataclasses.asdict(run.experiment), metrics)

@@ -37,6 +37,9 @@ class Report(NamedTuple):
     """The step of the last held-out line that an earlier launch wrote; -1 where there is none."""
 
 
+SILENT = Report(lambda step: None, lambda record: None, lambda text: None)
+
+
 def flops_per_sequence(model: ModelConfig, length: int, predictions: int) -> float:
     """Model FLOPs of one row, forward and backward: products alone, a multiply-add counts two, padding included.
 

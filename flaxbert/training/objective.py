@@ -1,7 +1,7 @@
 """Batch and logits → loss and metrics, as sums that add up over devices, microbatches and steps."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,31 @@ SUMS = (
 )  # fmt: skip
 
 
-def loss_and_sums(batch: dict[str, jax.Array], mlm_logits: jax.Array, nsp_logits: jax.Array) -> tuple[jax.Array, Sums]:
+class Weights(NamedTuple):
+    """What the sums of the two losses are divided by; float32 scalars."""
+
+    masked: jax.Array
+    next_sentence: jax.Array
+
+
+def weights_of(batch: dict[str, jax.Array]) -> Weights:
+    """The masked tokens of a batch and its sequences with a label."""
+    return Weights(jnp.sum(batch["masked_weights"]), jnp.sum(batch["next_sentence_weights"]))
+
+
+def loss_and_sums(
+    batch: dict[str, jax.Array], mlm_logits: jax.Array, nsp_logits: jax.Array, weights: Weights | None = None
+) -> tuple[jax.Array, Sums]:
     """The reference's loss (run_pretraining.py) of logits [B, P, V] and [B, C, 2], and the sums it is made of.
 
     The masked cross-entropy is a mean over all masked tokens of the global batch, with 1e-5 added to their number;
-    the next-sentence cross-entropy is a mean over its sequences.
+    the next-sentence cross-entropy is a mean over its sequences. `weights` are those of the global batch, where this
+    is a part of it: the losses of the parts add up to its loss.
     """
+    weights = weights or weights_of(batch)
     mlm = _classification_sums(mlm_logits, batch["masked_ids"], batch["masked_weights"])
     nsp = _classification_sums(nsp_logits, batch["next_sentence_labels"], batch["next_sentence_weights"])
-    loss = mlm["loss"] / (mlm["weight"] + 1e-5) + nsp["loss"] / jnp.maximum(nsp["weight"], 1.0)
+    loss = mlm["loss"] / (weights.masked + 1e-5) + nsp["loss"] / jnp.maximum(weights.next_sentence, 1.0)
     sums = {f"mlm_{name}": value for name, value in mlm.items()} | {f"nsp_{name}": value for name, value in nsp.items()}
     sums["nsp_random"] = jnp.sum(batch["next_sentence_labels"] * batch["next_sentence_weights"])
     sums["tokens"] = jnp.sum(batch["sequence_ids"] > 0, dtype=jnp.float32)

@@ -10,7 +10,7 @@ import optax
 
 from flaxbert.config import OptimizerConfig
 from flaxbert.sharding import path_name
-from flaxbert.training.schedule import Schedule, learning_rate_schedule
+from flaxbert.training.schedule import Schedule
 
 # By name and never by rank: under scanned layers every bias and scale has a leading layers axis.
 NOT_DECAYED = re.compile(r"(^|/)(bias|scale)$")
@@ -35,11 +35,9 @@ class AdamState(NamedTuple):
     v: Any
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Gradients clipped to a global norm, then the update that `config.name` names."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm), adam_family(config, learning_rate_schedule(config, steps))
-    )
+def make_optimizer(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
+    """Gradients clipped to a global norm, then the update that `config.name` names at the rate of `schedule`."""
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam_family(config, schedule))
 
 
 def adam_family(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
@@ -89,3 +87,14 @@ def _with_norm_of(param: jax.Array, direction: jax.Array) -> jax.Array:
     """`direction` scaled to the norm of `param`; as it is where either norm is zero."""
     wanted, found = (jnp.sqrt(jnp.sum(jnp.square(x))) for x in (param, direction))
     return direction * jnp.where((wanted > 0) & (found > 0), wanted / found, 1.0)
+
+
+def skipped_unless(accepted: jax.Array, new: Any, old: Any) -> Any:
+    """`new` where `accepted`, else `old`; but what counts updates goes on, so that a skipped one, like any other, moves
+    the run along its learning-rate curve.
+    """
+
+    def leaf(n: jax.Array, o: jax.Array) -> jax.Array:
+        return jnp.where(accepted, n, o) if jnp.issubdtype(n.dtype, jnp.floating) else n
+
+    return jax.tree.map(leaf, new, old)

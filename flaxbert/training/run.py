@@ -22,7 +22,8 @@ PACKAGES = ("flaxbert", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 # What a launch may change in a run that has begun; all else would make it another run.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.checkpoint_every",
-    "train.keep_checkpoints", "data.workers", "data.read_ahead", "mesh.data", "mesh.fsdp", "mesh.tensor",
+    "train.keep_checkpoints", "train.microbatches", "train.rematerialization", "train.skip_spikes",
+    "train.profile_steps", "data.workers", "data.read_ahead", "mesh.data", "mesh.fsdp", "mesh.tensor",
 )  # fmt: skip
 
 
@@ -103,7 +104,8 @@ def check_run(
         return None
     old = read_run(workdir)
     before, now = _settings(old.experiment, old.corpus, old.init), _settings(experiment, corpus, init)
-    changed = {name: (before[name], now[name]) for name in before if before[name] != now[name]}
+    pairs = {name: (before.get(name), now.get(name)) for name in before | now}
+    changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     foreign = [f"{name} was {was} and is now {new}" for name, (was, new) in changed.items() if name not in MAY_CHANGE]
     if foreign:
         raise ValueError(
@@ -156,6 +158,8 @@ def _settings(experiment: Experiment, corpus: dict[str, Any], init: str | None) 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
+        if isinstance(value, tuple) and value and isinstance(value[0], dict):
+            value = {str(number): part for number, part in enumerate(value)}
         flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
 

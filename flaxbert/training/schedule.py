@@ -6,9 +6,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxbert.config import OptimizerConfig
+from flaxbert.config import Experiment, OptimizerConfig
+from flaxbert.phases import curves
 
 Schedule = Callable[[Any], jax.Array]
+
+
+def run_schedule(experiment: Experiment) -> Schedule:
+    """The learning rate of a whole run: the curves of its phases, each measured from its own first step."""
+    pieces = [
+        (curve.first_step, learning_rate_schedule(curve.optimizer, curve.last_step - curve.first_step))
+        for curve in curves(experiment)
+    ]
+
+    def schedule(step: Any) -> jax.Array:
+        rate = pieces[0][1](step)
+        for first, piece in pieces[1:]:
+            rate = jnp.where(jnp.asarray(step) < first, rate, piece(jnp.asarray(step) - first))
+        return rate
+
+    return schedule
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Schedule:

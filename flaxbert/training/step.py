@@ -1,28 +1,50 @@
 """The state of a run and the two pure functions that use it: one step of training, one of evaluation."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxbert.config import Experiment
 from flaxbert.model.pretraining import BertForPreTraining, initialize
-from flaxbert.sharding import batch_sharding, state_shardings
-from flaxbert.training.objective import Sums, loss_and_sums, zero_sums
-from flaxbert.training.optimizer import make_optimizer
+from flaxbert.sharding import batch_sharding, constrain, host_share, state_shardings
+from flaxbert.training.guard import Guard, Verdict, judge, new_guard
+from flaxbert.training.objective import SUMS, Sums, Weights, loss_and_sums, weights_of, zero_sums
+from flaxbert.training.optimizer import make_optimizer, skipped_unless
+from flaxbert.training.schedule import Schedule, run_schedule
+
+Batch = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """All that a step changes. Float32 but for the step."""
+    """All that a step changes. Float32 but for the step and the guard's counts."""
 
     step: jax.Array
     params: Any
     optimizer_state: Any
+    guard: Guard
     sums: Sums
     """Metrics since they were last written. They are part of the state, so a resumed run writes the same lines."""
+
+
+class StepOutcome(NamedTuple):
+    """What a step tells the loop; scalars, the same on every process."""
+
+    loss: jax.Array
+    gradient_norm: jax.Array
+    finite: jax.Array
+    """False: loss or gradient was not, and the update was skipped."""
+    spike: jax.Array
+    """True: the update was skipped as a spike."""
+    not_finite: jax.Array
+    """Steps in a row, up to this one, that were not finite."""
+    stop: jax.Array
+    """Whether a process was asked to stop when it brought its rows."""
 
 
 class Functions(NamedTuple):
@@ -30,84 +52,163 @@ class Functions(NamedTuple):
 
     init: Callable[[], TrainState]
     train: jax.stages.Wrapped
-    """(state, batch) → (state, loss): one update; the state given is consumed."""
-    evaluate: Callable[[Any, Sums, dict[str, jax.Array]], Sums]
+    """(state, batch) → (state, StepOutcome): one update; the state given is consumed."""
+    evaluate: Callable[[Any, Sums, Batch], Sums]
     """Adds the sums of one batch."""
     zero_sums: Callable[[], Sums]
     """What `TrainState.sums` begins with after a line of metrics."""
     abstract_state: TrainState
     """Shapes, types and shardings."""
-    put: Callable[[dict[str, Any]], dict[str, jax.Array]]
-    """This host's rows of a batch → the global batch on the devices."""
+    put: Callable[..., Batch]
+    """(this host's rows of a batch, stop=False) → the global batch on the devices: with `rows` [B], the numbers of its
+    rows, and `stop` [B], whether a process wants to stop.
+    """
 
 
 def step_sums() -> Sums:
-    """The sums of a training step: those of the objective, the gradient norm and the number of steps."""
-    return zero_sums() | {"gradient_norm": jnp.zeros((), jnp.float32), "steps": jnp.zeros((), jnp.float32)}
+    """The sums of a training step: those of the objective, the gradient norm, and numbers of steps."""
+    own = ("gradient_norm", "steps", "not_finite", "spikes")
+    return zero_sums() | {name: jnp.zeros((), jnp.float32) for name in own}
 
 
 def init_state(experiment: Experiment, key: jax.Array) -> TrainState:
     """The state before the first step."""
     params = initialize(experiment.model, key)
-    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), step_sums())
+    optimizer = make_optimizer(experiment.optimizer, run_schedule(experiment))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), new_guard(), step_sums())
 
 
 def train_step(
-    experiment: Experiment, state: TrainState, batch: dict[str, jax.Array], key: jax.Array
-) -> tuple[TrainState, jax.Array]:
-    """One update on a global batch. Dropout is a function of `key` and the step."""
-    model = BertForPreTraining(experiment.model, deterministic=False, dtype=jnp.dtype(experiment.train.compute_dtype))
-    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
+    experiment: Experiment, schedule: Schedule, state: TrainState, batch: Batch, key: jax.Array
+) -> tuple[TrainState, StepOutcome]:
+    """One update on a global batch. Dropout is a function of `key`, the step and the row."""
+    optimizer = make_optimizer(experiment.optimizer, schedule)
+    step_key = jax.random.fold_in(key, state.step)
+    loss, sums, gradients = loss_and_gradients(experiment, state.params, batch, step_key)
+    norm = optax.tree.norm(gradients)
+    verdict, guard = judge(state.guard, loss, norm, experiment.train.skip_spikes)
 
-    def loss_of(params: Any) -> tuple[jax.Array, Sums]:
-        rngs = {"dropout": jax.random.fold_in(key, state.step)}
-        return loss_and_sums(batch, *model.apply({"params": params}, batch, rngs=rngs))
-
-    (loss, sums), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-    sums = sums | {"gradient_norm": optax.tree.norm(gradients), "steps": jnp.ones((), jnp.float32)}
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, optimizer_state, jax.tree.map(jnp.add, state.sums, sums)), loss
+    params, optimizer_state = skipped_unless(
+        verdict.accepted, (optax.apply_updates(state.params, updates), optimizer_state),
+        (state.params, state.optimizer_state),
+    )  # fmt: skip
+    sums = jax.tree.map(jnp.add, state.sums, _counted(sums, norm, verdict))
+    outcome = StepOutcome(loss, norm, verdict.finite, verdict.spike, guard.not_finite, jnp.max(batch["stop"]) > 0)
+    return TrainState(state.step + 1, params, optimizer_state, guard, sums), outcome
 
 
-def eval_step(experiment: Experiment, params: Any, sums: Sums, batch: dict[str, jax.Array]) -> Sums:
+def loss_and_gradients(
+    experiment: Experiment, params: Any, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, Sums, Any]:
+    """(loss, sums, gradients) of a global batch, its microbatches one after the other.
+
+    What microbatches hold differs, so their means cannot be averaged: each sum is divided by the weights of the whole
+    batch, and the quotients are added.
+    """
+    config, weights = experiment.train, weights_of(batch)
+    model = BertForPreTraining(
+        experiment.model, deterministic=False, dtype=jnp.dtype(config.compute_dtype),
+        rematerialization=config.rematerialization,
+    )  # fmt: skip
+
+    def of_part(part: Batch) -> tuple[jax.Array, Sums, Any]:
+        (loss, sums), gradients = jax.value_and_grad(_loss_of, argnums=1, has_aux=True)(
+            model, params, part, weights, key
+        )
+        return loss, sums, gradients
+
+    if config.microbatches == 1:
+        return of_part(batch)
+
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, of_part(part)), None
+
+    zeros = (jnp.zeros((), jnp.float32), zero_sums(), jax.tree.map(jnp.zeros_like, params))
+    return jax.lax.scan(add, zeros, _microbatches(batch, config.microbatches))[0]
+
+
+def _loss_of(
+    model: BertForPreTraining, params: Any, batch: Batch, weights: Weights, key: jax.Array
+) -> tuple[jax.Array, Sums]:
+    mlm_logits, nsp_logits = _applied(model, params, batch, rngs={"dropout": key})
+    return loss_and_sums(batch, mlm_logits, nsp_logits, weights)
+
+
+def _applied(model: BertForPreTraining, params: Any, batch: Batch, **options: Any) -> tuple[jax.Array, jax.Array]:
+    return model.apply({"params": params}, batch, **options)  # type: ignore[return-value]
+
+
+def _microbatches(batch: Batch, count: int) -> Batch:
+    """Arrays [B, ...] as [count, B / count, ...]. Every count-th row, so that each device keeps the rows it has."""
+    return {
+        name: constrain(x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), None, "batch") for name, x in batch.items()
+    }
+
+
+def _counted(sums: Sums, norm: jax.Array, verdict: Verdict) -> Sums:
+    """The sums of one step. What is not finite counts as a step and with its data, not with its losses."""
+    data = ("tokens", "sequences")
+    kept = {name: sums[name] if name in data else jnp.where(verdict.finite, sums[name], 0.0) for name in SUMS}
+    own = {"steps": True, "not_finite": ~verdict.finite, "spikes": verdict.spike}
+    return kept | {"gradient_norm": jnp.where(verdict.finite, norm, 0.0)} | {
+        name: jnp.asarray(value, jnp.float32) for name, value in own.items()
+    }
+
+
+def eval_step(experiment: Experiment, params: Any, sums: Sums, batch: Batch) -> Sums:
     """`sums` and those of one held-out batch, without dropout."""
     model = BertForPreTraining(experiment.model, dtype=jnp.dtype(experiment.train.compute_dtype))
-    _, new = loss_and_sums(batch, *model.apply({"params": params}, batch))
+    _, new = loss_and_sums(batch, *_applied(model, params, batch))
     return jax.tree.map(jnp.add, sums, new)
 
 
-def build_functions(experiment: Experiment, mesh: Mesh) -> Functions:
-    """Compiles the run's functions for a mesh. Call and use inside `jax.set_mesh(mesh)`."""
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    if experiment.train.batch_size % rows:
-        raise ValueError(
-            f"train.batch_size {experiment.train.batch_size} is not a multiple of mesh.data x mesh.fsdp = {rows}"
-        )
-    init_key, dropout_key = jax.random.split(jax.random.key(experiment.train.seed))
+def build_functions(experiment: Experiment, mesh: Mesh, schedule: Schedule | None = None) -> Functions:
+    """Compiles the run's functions for a mesh. Call and use inside `jax.set_mesh(mesh)`.
+
+    `experiment` is that of one part of a run, `schedule` the learning rate of all of it (None: the experiment's own).
+    """
+    check_batch(experiment, mesh)
+    schedule = schedule or run_schedule(experiment)
+    init_key, dropout_key = jax.random.split(jax.random.key(experiment.train.seed, impl="threefry2x32"))
     abstract = jax.eval_shape(lambda: init_state(experiment, init_key))
     placed = state_shardings(abstract, mesh)
-    rows_sharding, replicated = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    rows, replicated = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
-    def train(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, jax.Array]:
-        return train_step(experiment, state, batch, dropout_key)
+    def train(state: TrainState, batch: Batch) -> tuple[TrainState, StepOutcome]:
+        return train_step(experiment, schedule, state, batch, dropout_key)
 
-    def evaluate(params: Any, sums: Sums, batch: dict[str, jax.Array]) -> Sums:
+    def evaluate(params: Any, sums: Sums, batch: Batch) -> Sums:
         return eval_step(experiment, params, sums, batch)
-
-    def put(batch: dict[str, Any]) -> dict[str, jax.Array]:
-        return {name: jax.make_array_from_process_local_data(rows_sharding, x) for name, x in batch.items()}
 
     return Functions(
         init=jax.jit(lambda: init_state(experiment, init_key), out_shardings=placed),
-        train=jax.jit(
-            train, in_shardings=(placed, rows_sharding), out_shardings=(placed, replicated), donate_argnums=0
-        ),
-        evaluate=jax.jit(evaluate, in_shardings=(placed.params, replicated, rows_sharding), out_shardings=replicated),
+        train=jax.jit(train, in_shardings=(placed, rows), out_shardings=(placed, replicated), donate_argnums=0),
+        evaluate=jax.jit(evaluate, in_shardings=(placed.params, replicated, rows), out_shardings=replicated),
         zero_sums=jax.jit(step_sums, out_shardings=placed.sums),
         abstract_state=jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, placed
         ),
-        put=put,
+        put=functools.partial(put_batch, rows, host_share(mesh)[0]),
     )
+
+
+def check_batch(experiment: Experiment, mesh: Mesh) -> None:
+    """Raises ValueError where the mesh and the microbatches do not divide the batch."""
+    size, parts = experiment.train.batch_size, experiment.train.microbatches
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    if size % (rows * parts):
+        times, of = ("", "") if parts == 1 else (" x train.microbatches", f" x {parts}")
+        raise ValueError(
+            f"train.batch_size {size} is not a multiple of mesh.data x mesh.fsdp{times} = {rows}{of}"
+        )
+
+
+def put_batch(sharding: NamedSharding, index: int, batch: dict[str, np.ndarray], stop: bool = False) -> Batch:
+    """Lays share `index` of a global batch's rows on this host's devices."""
+    share = len(batch["input_ids"])
+    own = {
+        "rows": np.arange(index * share, (index + 1) * share, dtype=np.int32),
+        "stop": np.full(share, stop, np.int32),
+    }
+    return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in {**batch, **own}.items()}

@@ -19,7 +19,7 @@ import pytest
 from flaxbert import cli
 from flaxbert.training.checkpoint import restore_params
 
-TIMES = {"seconds", "sequences_per_second", "tokens_per_second", "mfu"}
+TIMES = {"seconds", "save_seconds", "sequences_per_second", "tokens_per_second", "mfu"}
 SIZES = (
     "--model.num-layers", "1", "--model.hidden-size", "16", "--model.num-heads", "2", "--model.max-length", "32",
     "--data.sequence-length", "32", "--optimizer.warmup-steps", "5", "--optimizer.learning-rate", "1e-2",

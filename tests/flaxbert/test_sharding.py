@@ -62,7 +62,7 @@ def test_every_row_of_the_table_is_used():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("flaxbert.sharding.PARAM_AXES", tuple(row for row in PARAM_AXES if row != removed))
             with pytest.raises(ValueError, match="matches no row"):
-                state_shardings(state.params, make_mesh(MESH))
+                state_shardings(state, make_mesh(MESH))
 
 
 def test_every_named_axis_is_in_the_second_table():

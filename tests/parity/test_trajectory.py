@@ -72,8 +72,8 @@ def train_ours(experiment, data):
         state = functions.init()
         before = jax.device_get(state.params)
         for batch in data:
-            state, loss = functions.train(state, functions.put(batch))
-            losses.append(float(loss))
+            state, outcome = functions.train(state, functions.put(batch))
+            losses.append(float(outcome.loss))
         return before, jax.device_get(state.params), losses
 
 

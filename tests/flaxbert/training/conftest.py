@@ -44,14 +44,14 @@ def synthetic_batch(seed, rows=8, length=16, predictions=3, vocab_size=90):
 def synthetic_streams(before=lambda number: None):
     """Streams whose position is the number of the next batch. `before` is called with each number that is drawn."""
 
-    def train(position):
+    def train(phase, position):
         number = (position or {"batch": 0})["batch"]
         while True:
             before(number)
             yield synthetic_batch(number), {"batch": number + 1}
             number += 1
 
-    return Streams(train, lambda: (synthetic_batch(1_000_000 + number) for number in range(3)))
+    return Streams(train, lambda phase: (synthetic_batch(1_000_000 + number) for number in range(3)))
 
 
 build_once = functools.cache(build_functions)

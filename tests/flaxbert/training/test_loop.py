@@ -17,7 +17,7 @@ from flaxbert.training import loop
 from flaxbert.training.checkpoint import open_checkpoints, restore_params
 from flaxbert.training.loop import Outcome, check_devices, train
 
-TIMES = {"seconds", "sequences_per_second", "tokens_per_second", "mfu"}
+TIMES = {"seconds", "save_seconds", "sequences_per_second", "tokens_per_second", "mfu"}
 
 
 class Crash(Exception):
@@ -75,7 +75,8 @@ def test_a_line_holds_what_readers_expect(uninterrupted, experiment, batch_of):
     first = json.loads((uninterrupted / "metrics.jsonl").read_text().splitlines()[0])
     assert first.keys() == {
         "step", "split", "loss", "mlm_loss", "perplexity", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "nsp_random",
-        "learning_rate", "gradient_norm", "fill", "seconds", "sequences_per_second", "tokens_per_second", "mfu",
+        "learning_rate", "gradient_norm", "skipped_not_finite", "skipped_spikes", "fill", "seconds", "save_seconds",
+        "sequences_per_second", "tokens_per_second", "mfu",
     }  # fmt: skip
     tokens = sum((batch_of(number)["sequence_ids"] > 0).sum() for number in range(4))
     assert first["fill"] == pytest.approx(tokens / (4 * 8 * 16))
@@ -140,8 +141,8 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(uninterrupted, 
     streams = streams_of()
     drawn = []
 
-    def validation():
-        for batch in streams.validation():
+    def validation(phase):
+        for batch in streams.validation(phase):
             drawn.append(len(drawn))
             if len(lines(tmp_path)) == {6: 1, 12: 4}[step]:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -240,7 +241,7 @@ def test_a_run_goes_on_on_another_mesh(uninterrupted, tmp_path, experiment, stre
 def test_the_best_held_out_step_is_kept_beside_the_newest(tmp_path, with_train, streams_of, monkeypatch):
     losses = {2: 5.0, 4: 1.0, 6: 3.0, 8: 2.0, 10: 4.0, 12: 1.5}
     monkeypatch.setattr(
-        loop, "evaluate", lambda e, f, s, p, step, stop: {"step": step, "split": "validation", "loss": losses[step]}
+        loop, "evaluate", lambda e, f, b, s, step, stop: {"step": step, "split": "validation", "loss": losses[step]}
     )
     experiment = with_train(eval_every=2, checkpoint_every=2, keep_checkpoints=1)
     with pytest.raises(Crash):
@@ -264,17 +265,3 @@ def test_devices_that_cannot_carry_a_run_are_found_out_before_it_begins(experime
     check_devices(experiment)
     with pytest.raises(ValueError, match=words):
         check_devices(dataclasses.replace(experiment, **changes))
-
-
-def test_few_steps_are_in_flight():
-    class Loss:
-        def __init__(self):
-            self.waited = False
-
-        def block_until_ready(self):
-            self.waited = True
-
-    losses = [Loss() for _ in range(5)]
-    left = loop._wait_for_all_but(2, list(losses))
-    assert left == losses[3:]
-    assert [loss.waited for loss in losses] == [True] * 3 + [False] * 2

@@ -105,7 +105,8 @@ def initial(experiment):
 def test_a_hundred_steps_equal_a_plain_port(name, settings, gradients_of, initial, assert_parity):
     """On the gradients of a model, scaled to lie far below and far above the clipping norm."""
     config = OptimizerConfig(name=name, **(dict(learning_rate=1e-2, warmup_steps=10) | settings))
-    optimizer, params, worst, clipped = make_optimizer(config, STEPS), initial, 0.0, set()
+    optimizer = make_optimizer(config, learning_rate_schedule(config, STEPS))
+    params, worst, clipped = initial, 0.0, set()
     state, update = optimizer.init(params), updater(optimizer)
     expected = {name: leaf.astype(np.float64) for name, leaf in tensors(params).items()}
     moments = {name: (np.zeros(leaf.shape), np.zeros(leaf.shape)) for name, leaf in expected.items()}
@@ -133,7 +134,7 @@ def test_adamw_equals_that_of_optax(gradients_of, initial, assert_parity):
         learning_rate_schedule(config, STEPS), b1=config.b1, b2=config.b2, eps=config.epsilon, weight_decay=0.1,
         mask=decayed,
     ))  # fmt: skip
-    ours = make_optimizer(config, STEPS)
+    ours = make_optimizer(config, learning_rate_schedule(config, STEPS))
     params, states, worst = initial, [ours.init(initial), theirs.init(initial)], 0.0
     step_ours, step_theirs = jax.jit(ours.update), jax.jit(theirs.update)
     for step in range(STEPS):
@@ -151,7 +152,7 @@ def test_lamb_moves_each_tensor_of_each_layer_by_the_rate_times_its_norm(gradien
     lamb, adamw = (OptimizerConfig(name=name, learning_rate=0.01, warmup_steps=0) for name in ("lamb", "adamw"))
     gradients, moved = gradients_of(initial, 0), {}
     for config in (lamb, adamw):
-        optimizer = make_optimizer(config, STEPS)
+        optimizer = make_optimizer(config, learning_rate_schedule(config, STEPS))
         moved[config.name] = tensors(jax.jit(optimizer.update)(gradients, optimizer.init(initial), initial)[0])
     for name, param in tensors(initial).items():
         if NOT_DECAYED.search(name):
@@ -163,7 +164,7 @@ def test_lamb_moves_each_tensor_of_each_layer_by_the_rate_times_its_norm(gradien
 def test_lamb_leaves_an_update_as_it_is_where_a_norm_is_zero():
     """Of the parameter: it would never move. Of the update: 0 / 0."""
     config = OptimizerConfig(name="lamb", learning_rate=0.1, warmup_steps=0, weight_decay=0.0)
-    optimizer = make_optimizer(config, STEPS)
+    optimizer = make_optimizer(config, learning_rate_schedule(config, STEPS))
     params = {"layers": {"kernel": jnp.stack([jnp.zeros(3), jnp.ones(3), jnp.ones(3)])}}
     gradients = {"layers": {"kernel": jnp.float32([[0.1, -0.1, 0.1], [0, 0, 0], [0.1, 0.1, 0.1]])}}
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
@@ -173,7 +174,8 @@ def test_lamb_leaves_an_update_as_it_is_where_a_norm_is_zero():
 
 def test_the_padding_of_the_vocabulary_stays_zero(gradients_of, experiment):
     """So it adds nothing to the norms that LAMB takes of the table."""
-    optimizer = make_optimizer(OptimizerConfig(name="lamb", learning_rate=0.1, warmup_steps=0), STEPS)
+    config = OptimizerConfig(name="lamb", learning_rate=0.1, warmup_steps=0)
+    optimizer = make_optimizer(config, learning_rate_schedule(config, STEPS))
     params = initialize(experiment.model, jax.random.key(0))
     state, update = optimizer.init(params), updater(optimizer)
     for step in range(3):
@@ -184,7 +186,8 @@ def test_the_padding_of_the_vocabulary_stays_zero(gradients_of, experiment):
 
 
 def test_lamb_takes_the_norm_of_whole_tensors_wherever_their_parts_lie(gradients_of, initial):
-    optimizer = make_optimizer(OptimizerConfig(name="lamb", learning_rate=0.1, warmup_steps=0), STEPS)
+    config = OptimizerConfig(name="lamb", learning_rate=0.1, warmup_steps=0)
+    optimizer = make_optimizer(config, learning_rate_schedule(config, STEPS))
     arguments = gradients_of(initial, 0), optimizer.init(initial), initial
     expected = jax.jit(optimizer.update)(*arguments)
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
@@ -199,7 +202,7 @@ def test_lamb_takes_the_norm_of_whole_tensors_wherever_their_parts_lie(gradients
 def test_no_bias_correction_and_epsilon_outside_the_root():
     """On the first update m = 0.1 g and v = 0.001 g^2: the step is far from the lr * sign(g) of a corrected Adam."""
     config = OptimizerConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.0, clip_norm=100.0, epsilon=1e-2)
-    optimizer, params = make_optimizer(config, steps=10), {"kernel": jnp.zeros(3)}
+    optimizer, params = make_optimizer(config, learning_rate_schedule(config, 10)), {"kernel": jnp.zeros(3)}
     gradient = np.array([0.5, -2.0, 1e-3], np.float32)
     updates, _ = optimizer.update({"kernel": jnp.asarray(gradient)}, optimizer.init(params), params)
     expected = -0.1 * gradient / (np.sqrt(0.001) * np.abs(gradient) + 1e-2)
@@ -219,7 +222,7 @@ def test_biases_and_layer_norms_of_the_model_are_not_decayed_and_all_else_is():
 def test_decay_is_decoupled_and_inside_the_learning_rate():
     config = OptimizerConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.01)
     params = {"kernel": jnp.full(3, 2.0), "bias": jnp.full(3, 2.0)}
-    optimizer = make_optimizer(config, steps=10)
+    optimizer = make_optimizer(config, learning_rate_schedule(config, 10))
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.1 * 0.01 * 2.0, rtol=1e-6)
     assert (updates["bias"] == 0).all()
@@ -227,5 +230,6 @@ def test_decay_is_decoupled_and_inside_the_learning_rate():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_moments_are_float32(name):
-    state = make_optimizer(OptimizerConfig(name=name), 10).init({"kernel": jnp.zeros(3, jnp.bfloat16)})
+    config = OptimizerConfig(name=name)
+    state = make_optimizer(config, learning_rate_schedule(config, 10)).init({"kernel": jnp.zeros(3, jnp.bfloat16)})
     assert state[1].m["kernel"].dtype == state[1].v["kernel"].dtype == jnp.float32

@@ -7,6 +7,7 @@ import pytest
 
 from data_pipeline import tokenizer_training
 from flaxbert.config import Experiment, from_dict
+from flaxbert.phases import Phase
 from flaxbert.training import run
 from flaxbert.training.run import MAY_CHANGE, begin_or_resume, check_run, describe_changes, only_launch, read_run
 
@@ -48,8 +49,11 @@ def fields(config, prefix=""):
 
 def with_field(experiment, name, value):
     values = dataclasses.asdict(experiment)
-    section, field = name.split(".")
-    values[section][field] = value
+    section, _, field = name.partition(".")
+    if field:
+        values[section][field] = value
+    else:
+        values[section] = [dataclasses.asdict(phase) for phase in value]
     return from_dict(Experiment, values)
 
 
@@ -68,14 +72,19 @@ OTHERS = {
     "mesh.data": 4, "mesh.fsdp": 4, "mesh.tensor": 4, "train.steps": 99,
     "train.batch_size": 16, "train.seed": 5, "train.compute_dtype": "bfloat16", "train.log_every": 7,
     "train.eval_every": 7, "train.eval_batches": 7, "train.checkpoint_every": 7, "train.keep_checkpoints": 7,
+    "train.microbatches": 2, "train.rematerialization": "layers", "train.skip_spikes": True,
+    "train.profile_steps": "3:5", "phases": (Phase(steps=5), Phase(sequence_length=12)),
 }  # fmt: skip
 
 
 def test_only_length_rhythm_and_machine_may_change():
-    """What a batch, an update or a parameter depends on may not, but for the curve that follows `train.steps`."""
+    """What a batch, an update or a parameter depends on may not, but for the curve that follows `train.steps`, and the
+    guard against spikes, which is switched on when they come.
+    """
     assert set(MAY_CHANGE) == {
         "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.checkpoint_every",
-        "train.keep_checkpoints", "data.workers", "data.read_ahead", "mesh.data", "mesh.fsdp", "mesh.tensor",
+        "train.keep_checkpoints", "train.microbatches", "train.rematerialization", "train.skip_spikes",
+        "train.profile_steps", "data.workers", "data.read_ahead", "mesh.data", "mesh.fsdp", "mesh.tensor",
     }  # fmt: skip
 
 
@@ -102,7 +111,7 @@ def test_the_same_command_again_changes_nothing(begun, experiment, corpus, token
     assert snapshot(begun) == before
 
 
-@pytest.mark.parametrize("name", [name for name in OTHERS if name not in MAY_CHANGE])
+@pytest.mark.parametrize("name", [name for name in OTHERS if name not in MAY_CHANGE and name != "phases"])
 def test_a_setting_that_may_not_change_is_refused_with_both_values(begun, experiment, corpus, tokenizer, name):
     before, old = snapshot(begun), dict(fields(experiment))[name]
     with pytest.raises(ValueError) as refusal:
@@ -110,6 +119,12 @@ def test_a_setting_that_may_not_change_is_refused_with_both_values(begun, experi
     assert f"{name} was {old} and is now {OTHERS[name]}" in str(refusal.value)
     assert str(begun) in str(refusal.value)
     assert snapshot(begun) == before
+
+
+def test_phases_may_not_change(begun, experiment, corpus, tokenizer):
+    changed = dataclasses.replace(experiment, phases=OTHERS["phases"])
+    with pytest.raises(ValueError, match=r"phases.0.steps was None and is now 5, .*phases.1.sequence_length was None"):
+        begin_or_resume(str(begun), changed, corpus, tokenizer[0])
 
 
 @pytest.mark.parametrize("name", MAY_CHANGE)

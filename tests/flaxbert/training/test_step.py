@@ -25,8 +25,8 @@ def run(functions, mesh, batch_of):
     with jax.set_mesh(mesh):
         state, losses = functions.init(), []
         for step in range(STEPS):
-            state, loss = functions.train(state, functions.put(batch_of(step)))
-            losses.append(float(loss))
+            state, outcome = functions.train(state, functions.put(batch_of(step)))
+            losses.append(float(outcome.loss))
         sums = functions.evaluate(state.params, zero_sums(), functions.put(batch_of(99)))
         return losses, state, summarize(sums)
 
@@ -81,8 +81,8 @@ def test_sums_count_from_line_to_line(functions_and_mesh, batch_of):
     functions, _ = functions_and_mesh
     state, losses, norms = functions.init(), [], 0.0
     for step in range(3):
-        state, loss = functions.train(state, functions.put(batch_of(step)))
-        losses.append(float(loss))
+        state, outcome = functions.train(state, functions.put(batch_of(step)))
+        losses.append(float(outcome.loss))
         assert state.sums["gradient_norm"] > norms
         norms = float(state.sums["gradient_norm"])
     assert int(state.step) == 3 == int(state.optimizer_state[1].count)
@@ -114,7 +114,7 @@ def test_a_step_is_the_gradient_of_the_objective_clipped(functions_and_mesh, exp
     after, found = functions.train(state, functions.put(batch))
     norm = np.sqrt(sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in jax.tree.leaves(gradients)))
     assert norm > 1, "or nothing is clipped"
-    np.testing.assert_allclose(found, loss, rtol=RTOL)
+    np.testing.assert_allclose(found.loss, loss, rtol=RTOL)
     np.testing.assert_allclose(after.sums["gradient_norm"], norm, rtol=RTOL)
     for m, v, g in zip(*(jax.tree.leaves(x) for x in (*after.optimizer_state[1][1:], gradients)), strict=True):
         np.testing.assert_allclose(m, 0.1 * g / norm, rtol=1e-4, atol=1e-7)
@@ -129,8 +129,8 @@ def test_dropout_is_drawn_anew_at_each_step(functions_and_mesh, batch_of):
     state, first = functions.train(state, functions.put(batch_of(0)))
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: (a == b).all(), before, jax.device_get(state.params))))
     _, second = functions.train(state, functions.put(batch_of(0)))
-    assert float(first) != float(second)
-    assert float(first) == pytest.approx(float(second), rel=0.05)
+    assert float(first.loss) != float(second.loss)
+    assert float(first.loss) == pytest.approx(float(second.loss), rel=0.05)
 
 
 def test_two_runs_are_bit_equal_and_another_seed_is_another_run(functions_and_mesh, batch_of, with_train):
@@ -171,8 +171,8 @@ def test_bfloat16_products_leave_the_state_float32_and_the_loss_near(functions_a
     functions, mesh = functions_and_mesh
     low = build_functions(with_train(compute_dtype="bfloat16"), mesh)
     state, batch = functions.init(), functions.put(batch_of(0))
-    after, loss = jax.eval_shape(low.train, state, batch)
-    assert {leaf.dtype for leaf in jax.tree.leaves((after.params, after.sums, loss))} == {np.dtype(np.float32)}
+    after, outcome = jax.eval_shape(low.train, state, batch)
+    assert {leaf.dtype for leaf in jax.tree.leaves((after.params, after.sums, outcome.loss))} == {np.dtype(np.float32)}
     exact, rounded = (summarize(f.evaluate(state.params, zero_sums(), batch))["loss"] for f in (functions, low))
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.01)

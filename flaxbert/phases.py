@@ -1,0 +1,105 @@
+"""Parts of a run with settings of their own, as the paper's: most steps at length 128, the last ones at 512."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+_DATA = ("sequence_length", "max_predictions")
+_TRAIN = ("batch_size", "microbatches")
+_CURVE = ("learning_rate", "warmup_steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A part of a run. What is None is as the experiment has it."""
+
+    steps: int | None = None
+    """None, in the last phase alone: what the phases before it leave of `train.steps`."""
+    sequence_length: int | None = None
+    max_predictions: int | None = None
+    batch_size: int | None = None
+    microbatches: int | None = None
+    learning_rate: float | None = None
+    """The peak of a curve that begins with this phase. None, as `warmup_steps` too: the curve before it goes on."""
+    warmup_steps: int | None = None
+    """The warm-up of a curve that begins with this phase."""
+
+    @property
+    def has_curve(self) -> bool:
+        """Whether the learning rate begins anew."""
+        return any(getattr(self, name) is not None for name in _CURVE)
+
+
+class Part(NamedTuple):
+    """A phase with its place in the run."""
+
+    first_step: int
+    last_step: int
+    """The number of steps done at its end: the part's own are (first_step, last_step]."""
+    experiment: Any
+    """The experiment with the phase's settings."""
+
+
+class Curve(NamedTuple):
+    """A stretch of the run with a learning-rate curve of its own."""
+
+    first_step: int
+    last_step: int
+    optimizer: Any
+    """The optimizer's settings with the curve's peak and warm-up."""
+
+
+def parts(experiment: Any) -> list[Part]:
+    """The phases of an experiment in their order; one part where it names none. Raises ValueError naming the phase
+    whose settings contradict the others'.
+    """
+    if not experiment.phases:
+        return [Part(0, experiment.train.steps, experiment)]
+    found, first = [], 0
+    for number, phase in enumerate(experiment.phases):
+        last = experiment.train.steps if phase.steps is None else first + phase.steps
+        try:
+            data = dataclasses.replace(experiment.data, **_given(phase, _DATA))
+            train = dataclasses.replace(experiment.train, **_given(phase, _TRAIN))
+            found.append(Part(first, last, dataclasses.replace(experiment, data=data, train=train, phases=())))
+        except ValueError as error:
+            raise ValueError(f"phases.{number}: {error}") from None
+        first = last
+    return found
+
+
+def curves(experiment: Any) -> list[Curve]:
+    """The learning-rate curves of an experiment in their order; a phase without one of its own prolongs the last."""
+    found: list[Curve] = []
+    for number, part in enumerate(parts(experiment)):
+        phase = experiment.phases[number] if experiment.phases else Phase()
+        if found and not phase.has_curve:
+            found[-1] = found[-1]._replace(last_step=part.last_step)
+            continue
+        try:
+            optimizer = dataclasses.replace(experiment.optimizer, **_given(phase, _CURVE))
+        except ValueError as error:
+            raise ValueError(f"phases.{number}: {error}") from None
+        found.append(Curve(part.first_step, part.last_step, optimizer))
+    return found
+
+
+def check_phases(experiment: Any) -> None:
+    """Raises ValueError naming the phase that does not fit its experiment."""
+    steps, last = experiment.train.steps, len(experiment.phases) - 1
+    for number, phase in enumerate(experiment.phases):
+        if phase.steps is None and number < last:
+            raise ValueError(f"phases.{number}.steps is not set: only the last phase can take what is left")
+        if phase.steps is not None and phase.steps < 1:
+            raise ValueError(f"phases.{number}.steps {phase.steps} is not positive")
+    found = parts(experiment)[-1]
+    if found.first_step >= steps or found.last_step != steps:
+        stated = " + ".join(str(phase.steps or "...") for phase in experiment.phases)
+        raise ValueError(f"the steps of the phases, {stated}, do not add up to train.steps {steps}")
+    for curve in curves(experiment):
+        warmup, length = curve.optimizer.warmup_steps, curve.last_step - curve.first_step
+        if warmup > length:
+            raise ValueError(f"optimizer.warmup_steps {warmup} exceeds the {length} steps of its curve")
+
+
+def _given(phase: Phase, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(phase, name) for name in names if getattr(phase, name) is not None}

@@ -1,0 +1,28 @@
+"""What is left of a run that cannot go on: the state and the batch with which its numbers stopped being numbers."""
+
+import pathlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from flaxbert.training.flight import Step
+from flaxbert.training.guard import MOST_NOT_FINITE
+from flaxbert.training.step import TrainState
+
+FOLDER = "not_finite"
+
+
+def keep_for_study(workdir: str, state: TrainState, step: Step) -> ValueError:
+    """Writes `state` (Orbax, `state/`) and this host's rows of the step's batch (`batch-0.npz`) into a folder of the
+    run, and returns the error that says so. The run's checkpoints stay as they are.
+    """
+    folder = pathlib.Path(workdir).absolute() / FOLDER / f"step-{step.number}"
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(folder / "state", state._asdict(), force=True)
+    np.savez(folder / f"batch-{jax.process_index()}.npz", **step.batch)  # type: ignore[arg-type]
+    return ValueError(
+        f"step {step.number}: loss or gradient was not finite {MOST_NOT_FINITE} times in a row, and no update was "
+        f"made: state and batch lie in {folder}; try a lower --optimizer.learning-rate or a longer warm-up in a new "
+        "--workdir"
+    )
