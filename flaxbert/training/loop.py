@@ -76,7 +76,7 @@ def train(
     mesh = make_mesh(experiment.mesh)
     with jax.set_mesh(mesh), checkpoint.open_checkpoints(workdir, experiment.train.keep_checkpoints) as manager:
         functions = build_functions(experiment, mesh)
-        restored = checkpoint.restore(manager, functions.abstract_state)
+        restored = manager.restore(functions.abstract_state)
         state, position = restored if restored is not None else (functions.init(), None)
         if restored is None and begin_with is not None:
             state = state._replace(params=_placed(begin_with, functions))
@@ -85,6 +85,7 @@ def train(
             open_report(workdir, first, experiment.train.steps) as report,
             contextlib.nullcontext(stop) if stop else stop_requested() as stop,
         ):
+            manager.say = report.say
             if restored is not None:
                 report.say(f"resumed at step {first:,}")
             elif begin_with is not None and experiment.train.eval_every and report.evaluated != 0:
@@ -119,7 +120,7 @@ def evaluate(
 
 
 def _loop(
-    experiment: Experiment, functions: Functions, streams: Streams, manager: checkpoint.Manager,
+    experiment: Experiment, functions: Functions, streams: Streams, manager: checkpoint.Checkpoints,
     state: TrainState, position: Position | None, report: Report, stop: Callable[[], bool],
 ) -> Outcome:  # fmt: skip
     config, step = experiment.train, int(state.step)
@@ -154,17 +155,16 @@ def _loop(
                     break
                 report.record(held_out)
             if _is_due(config.checkpoint_every, step, config.steps):
-                _save(manager, experiment, state, position, held_out)
+                _save(manager.save, experiment, state, position, held_out)
                 saved = step
     done = saved == step == config.steps
-    if saved != step and position is not None:
-        _save(manager, experiment, state, position, held_out)
-    manager.wait_until_finished()
+    if position is not None:
+        _save(manager.commit, experiment, state, position, held_out)
     return Outcome(step, False) if done else _stopped(report, step)
 
 
 def _evaluate_checkpoint(
-    experiment: Experiment, functions: Functions, streams: Streams, manager: checkpoint.Manager,
+    experiment: Experiment, functions: Functions, streams: Streams, manager: checkpoint.Checkpoints,
     state: TrainState, position: Position, report: Report, stop: Callable[[], bool],
 ) -> bool:  # fmt: skip
     """Writes the held-out line of the checkpoint just restored, which a signal had kept from being written, and the
@@ -177,8 +177,7 @@ def _evaluate_checkpoint(
         return False
     report.record(held_out)
     manager.delete(step)
-    _save(manager, experiment, state, position, held_out)
-    manager.wait_until_finished()
+    _save(manager.commit, experiment, state, position, held_out)
     return True
 
 
@@ -194,13 +193,13 @@ def _is_due(every: int, step: int, last: int) -> bool:
 
 
 def _save(
-    manager: checkpoint.Manager, experiment: Experiment, state: TrainState, position: Position, held_out: Record | None
+    save: Callable[..., float], experiment: Experiment, state: TrainState, position: Position, held_out: Record | None
 ) -> None:
     """Saves the state; the held-out loss goes along where it is that of this very step."""
     step = int(state.step)
     current = held_out if held_out is not None and held_out["step"] == step else None
     metrics = None if current is None else {name: v for name, v in current.items() if isinstance(v, float)}
-    checkpoint.save(manager, state, step, position, dataclasses.asdict(experiment), metrics)
+    save(state, step, position, dataclasses.asdict(experiment), metrics)
 
 
 def _wait_for_all_but(count: int, losses: list[jax.Array]) -> list[jax.Array]:
