@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from flaxbert.config import MeshConfig
 from flaxbert.sharding import make_mesh
-from flaxbert.training.checkpoint import open_checkpoints, restore, restore_params, save
+from flaxbert.training.checkpoint import open_checkpoints, restore_params, saved_steps
 from flaxbert.training.optimizer import AdamState
 from flaxbert.training.step import TrainState, step_sums
 
@@ -44,12 +44,11 @@ def make_state(seed=0, width=64):
 
 
 def save_steps(folder, steps, keep=3, losses=None, state=None):
-    with open_checkpoints(str(folder), keep) as manager:
+    with open_checkpoints(str(folder), keep) as checkpoints:
         for step in steps:
             held_out = {"loss": losses[step]} if losses and step in losses else None
-            save(manager, state or make_state(step), step, {"row": step}, {"some": "setting"}, held_out)
-            manager.wait_until_finished()
-        return sorted(manager.all_steps())
+            checkpoints.commit(state or make_state(step), step, {"row": step}, {"some": "setting"}, held_out)
+    return saved_steps(str(folder))
 
 
 def assert_bit_equal(found, expected):
@@ -65,13 +64,13 @@ def test_a_state_comes_back_bit_for_bit_though_the_next_steps_consume_it(tmp_pat
     expected = jax.device_get(jax.tree.map(jnp.copy, state))
     layout = abstract(state)
     step = jax.jit(lambda s: jax.tree.map(lambda x: x * 3 + 1, s), donate_argnums=0)
-    with open_checkpoints(str(tmp_path), 3) as manager:
-        save(manager, state, 7, {"epoch": 1, "window": 2, "row": 3}, {}, None)
+    with open_checkpoints(str(tmp_path), 3) as checkpoints:
+        checkpoints.save(state, 7, {"epoch": 1, "window": 2, "row": 3}, {}, None)
         for _ in range(10):
             state = step(state)
         jax.block_until_ready(state)
-    with open_checkpoints(str(tmp_path), 3) as manager:
-        found, position = restore(manager, layout)
+    with open_checkpoints(str(tmp_path), 3) as checkpoints:
+        found, position = checkpoints.restore(layout)
     assert_bit_equal(jax.device_get(found), expected)
     assert position == {"epoch": 1, "window": 2, "row": 3}
     assert [leaf.sharding for leaf in jax.tree.leaves(found)] == [leaf.sharding for leaf in jax.tree.leaves(layout)]
@@ -84,21 +83,21 @@ def test_a_state_comes_back_on_another_mesh(tmp_path, mesh, config, axis):
     state = make_state()
     save_steps(tmp_path, [7], state=place(state, mesh))
     layout = abstract(place(state, make_mesh(config), axis))
-    with open_checkpoints(str(tmp_path), 3) as manager:
-        found, _ = restore(manager, layout)
+    with open_checkpoints(str(tmp_path), 3) as checkpoints:
+        found, _ = checkpoints.restore(layout)
     assert_bit_equal(jax.device_get(found), jax.device_get(state))
     assert [leaf.sharding for leaf in jax.tree.leaves(found)] == [leaf.sharding for leaf in jax.tree.leaves(layout)]
 
 
 def test_nothing_saved_is_nothing_restored(tmp_path, mesh):
-    with open_checkpoints(str(tmp_path), 3) as manager:
-        assert restore(manager, abstract(place(make_state(), mesh))) is None
+    with open_checkpoints(str(tmp_path), 3) as checkpoints:
+        assert checkpoints.restore(abstract(place(make_state(), mesh))) is None
 
 
 def test_the_newest_is_restored(tmp_path, mesh):
     save_steps(tmp_path, [1, 2, 3])
-    with open_checkpoints(str(tmp_path), 3) as manager:
-        found, position = restore(manager, abstract(place(make_state(), mesh)))
+    with open_checkpoints(str(tmp_path), 3) as checkpoints:
+        found, position = checkpoints.restore(abstract(place(make_state(), mesh)))
     assert position == {"row": 3}
     assert_bit_equal(jax.device_get(found.params), jax.device_get(make_state(3).params))
 
@@ -147,6 +146,6 @@ def test_what_a_killed_save_leaves_is_neither_restored_nor_kept(tmp_path, mesh):
     left = tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp"
     (left / "state").mkdir(parents=True)
     assert restore_params(str(tmp_path))[1] == 3
-    with open_checkpoints(str(tmp_path), 3) as manager:
-        assert restore(manager, abstract(place(make_state(), mesh)))[1] == {"row": 3}
+    with open_checkpoints(str(tmp_path), 3) as checkpoints:
+        assert checkpoints.restore(abstract(place(make_state(), mesh)))[1] == {"row": 3}
     assert not left.exists()

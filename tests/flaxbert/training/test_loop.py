@@ -157,8 +157,8 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(uninterrupted, 
     assert checkpoints(tmp_path)[-1] == step
     assert train(experiment, str(tmp_path), streams) == Outcome(12, False)
     assert_same_run(tmp_path, uninterrupted)
-    with open_checkpoints(str(tmp_path), 3) as manager:
-        assert "loss" in manager.metrics(step), "the best checkpoint is chosen among all that were evaluated"
+    metrics = json.loads((tmp_path / "checkpoints" / str(step) / "metrics" / "metrics").read_text(encoding="utf-8"))
+    assert "loss" in metrics, "the best checkpoint is chosen among all that were evaluated"
 
 
 def test_work_is_said_to_be_saved_when_it_is(tmp_path, experiment, streams_of, monkeypatch):
@@ -248,8 +248,8 @@ def test_the_best_held_out_step_is_kept_beside_the_newest(tmp_path, with_train, 
         train(experiment, str(tmp_path), streams_of(crash_at(7)))
     train(experiment, str(tmp_path), streams_of())
     assert checkpoints(tmp_path) == [4, 12]
-    with open_checkpoints(str(tmp_path), 1) as manager:
-        assert manager.best_step() == 4
+    with open_checkpoints(str(tmp_path), 1) as kept:
+        assert kept.best() == 4
 
 
 def test_evaluation_can_be_switched_off(tmp_path, with_train, streams_of):

@@ -1,0 +1,81 @@
+"""Orbax's manager as we use it: what it keeps, how it commits, and how it is closed after a failure."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import pathlib
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_manager import CheckpointManager as Manager
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.path import atomicity, atomicity_types
+
+from flaxbert.training.manifest import write_manifest
+
+SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # the system's and Orbax's, TensorStore's, JAX's
+UNFINISHED = atomicity_types.TMP_DIR_SUFFIX  # in the name of what is not committed
+
+
+class _ProvenPath(atomicity.AtomicRenameTemporaryPath):  # type: ignore[misc]
+    """Where Orbax writes a checkpoint, with the manifest as the last file before the rename that commits it.
+
+    Process 0 commits, once the files of every process are there.
+    """
+
+    async def finalize(self) -> None:
+        folder = pathlib.Path(self.get())
+        if UNFINISHED in folder.parent.name:  # an item, inside of the checkpoint
+            await super().finalize()
+            return
+        await asyncio.to_thread(self._checkpoint_metadata_store.wait_until_finished)
+        # A failed write of this file is told to whoever waited first, which need not be us.
+        json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())
+        await asyncio.to_thread(write_manifest, folder)
+        folder.rename(self.get_final())
+
+
+def open_manager(folder: pathlib.Path, keep: int) -> Manager:
+    """Keeps the newest `keep` checkpoints and the one with the lowest held-out loss."""
+    lowest = BestN(get_metric_fn=_held_out_loss, reverse=True, n=1)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=AnyPreservationPolicy([LatestN(keep), lowest]),
+        best_fn=_held_out_loss,  # without it metrics are not written, and the best is forgotten with the process
+        best_mode="min",
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+        temporary_path_class=_ProvenPath,
+        async_options=ocp.AsyncOptions(
+            # Made in the background, a folder that cannot be made leaves threads that wait for it for five minutes, and
+            # the process with them when it ends. Of several processes the others would wait for it for ever.
+            create_directories_asynchronously=jax.process_count() > 1
+        ),
+    )
+    # Floats hardly compress: by 8 %, for a third of the processor time of a save.
+    arrays, registry = ocp.PyTreeCheckpointHandler(use_compression=False), ocp.DefaultCheckpointHandlerRegistry()
+    for arguments in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
+        registry.add("state", arguments, arrays)
+    return Manager(folder, options=options, handler_registry=registry)
+
+
+def is_no_traceback_of_orbax(record: logging.LogRecord) -> bool:
+    """Orbax logs each error of a save four times over, with its traceback; we tell it in a sentence, or raise it."""
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+def close_manager(manager: Manager) -> None:
+    """Ends every thread of the manager. Each error that it still holds is raised by one call, which then is cut short;
+    all of them are of a save that is known to have failed.
+    """
+    for _ in range(8):
+        with contextlib.suppress(*SAVE_ERRORS):
+            manager.close()
+            return
+
+
+def _held_out_loss(metrics: dict[str, float]) -> float:
+    """Where nothing was evaluated, or the loss is no number, the worst there is."""
+    loss = metrics.get("loss", math.inf)
+    return math.inf if math.isnan(loss) else loss
