@@ -38,7 +38,7 @@ def describe(batch: batch_file.Batch, config: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     from data_pipeline import open_corpus
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--packing", type=int, nargs="+", default=[1, 8], help="most sequences to a row")
     parser.add_argument("--tokens", type=int, default=1 << 19, help="of each shape, padding included")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     corpus = open_corpus(options.corpus)
     rows, shapes = {}, {}
     for length, packing in itertools.product(options.lengths, options.packing):

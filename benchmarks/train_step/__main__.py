@@ -1,21 +1,21 @@
 """How long does a step of training take, beside torch's step of transformers' BERT on the same batches?
 
     python -m benchmarks.make_batches --corpus CORPUS --output batches.npz
-    python -m benchmarks.train_step --batches batches.npz [--cases base-128,large-512] [--peers eager,compiled,stock]
-        [--batch-size base-128=256] [--rounds N] [--json RESULT.json]
+    python -m benchmarks.train_step --batches batches.npz [--cases base-128,large-512] [--batch-size base-128=256]
+        [--peers eager,compiled,stock] [--rounds N] [--json RESULT.json]
 
-Ours is the training loop's compiled step, the copy of each batch to the device included. The peers, all in training mode
-with dropout, clipping and a fused AdamW, their batches on the device beforehand:
+Ours is the training loop's compiled step, the copy of each batch to the device included. The peers, all in training
+mode with dropout, clipping and a fused AdamW, their batches on the device beforehand:
 
-    eager     logits at the masked positions alone, scaled-dot-product attention by the fastest kernel, no mask where no
-              row has padding, a vocabulary padded as ours
+    eager     logits at the masked positions alone, scaled-dot-product attention by the fastest kernel, no mask where
+              no row has padding, a vocabulary padded as ours
     compiled  the same under torch.compile
     stock     BertForPreTraining(..., labels, next_sentence_label): logits at every position
 
-All begin with the same parameters; where the first losses, without dropout, are not equal, nothing is measured. Products
-are float32 on a CPU and bfloat16 on a GPU. Contenders take turns, each in a process of its own; a turn is a few steps,
-and medians over the rounds are compared. On a CPU all are bound to the same cores. Needs jax, flax, optax, torch and
-transformers; neither TensorFlow nor a corpus.
+All begin with the same parameters; where the first losses, without dropout, are not equal, nothing is measured.
+Products are float32 on a CPU and bfloat16 on a GPU. Contenders take turns, each in a process of its own; a turn is a
+few steps, and medians over the rounds are compared. On a CPU all are bound to the same cores. Needs jax, flax, optax,
+torch and transformers; neither TensorFlow nor a corpus.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from benchmarks.train_step.compare import Record, compare
 
 DEFAULT_CASES = {"cpu": "mini-128,base-128", "gpu": "base-128,base-512,large-128,large-512"}
 DEFAULT_STEPS = {"cpu": 2, "gpu": 20}
-# Without CUDA graphs, which would keep their memory while others work. A step of 32k tokens is too long to gain by them.
+# Without CUDA graphs, which would keep their memory while others work; a step of 32k tokens is too long to gain by them
 DEFAULT_COMPILE_MODE = {"cpu": "default", "gpu": "max-autotune-no-cudagraphs"}
 PEERS = ("eager", "compiled", "stock")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
@@ -52,7 +52,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", choices=("all", "full"), default="all", help="full: those without padding")
     parser.add_argument("--dropout", type=float, help="of hidden states and attention alike; 0.1 each by default")
     parser.add_argument("--vocab-size", type=int, help="of the models, at least that of the batches")
-    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="of a CPU, for each in its turn")
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="of a CPU, for each in turn")
     parser.add_argument("--compile-mode", help="of torch.compile; a GPU's default is max-autotune-no-cudagraphs")
     parser.add_argument("--json", type=Path, help="a file for the results, written after each case")
     options = parser.parse_args(arguments)

@@ -4,7 +4,6 @@ import contextlib
 import os
 import statistics
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -82,8 +81,8 @@ def check_losses(case: Case, losses: dict[str, float]) -> None:
     for name, loss in losses.items():
         if not abs(loss - losses[OURS]) <= tolerance * abs(losses[OURS]):
             raise ValueError(
-                f"case {case.name}: the first loss of {name} is {loss:.7g} and ours is {losses[OURS]:.7g}, which differ "
-                f"by more than {tolerance:.2g} of it: they do not compute the same"
+                f"case {case.name}: the first loss of {name} is {loss:.7g} and ours is {losses[OURS]:.7g}, which "
+                f"differ by more than {tolerance:.2g} of it: they do not compute the same"
             )
 
 
@@ -111,7 +110,8 @@ def describe(case: Case) -> Record:
         "batch_size": rows, "length": length, "predictions": predictions, "vocab_size": model.vocab_size,
         "dropout": model.dropout, "attention_dropout": model.attention_dropout,
         "compute_dtype": experiment.train.compute_dtype, "full_rows": case.full_rows, "fill": fill(case),
-        "distinct_batches": len(batches_of(case)), "flops_per_step": rows * flops_per_sequence(model, length, predictions),
+        "distinct_batches": len(batches_of(case)),
+        "flops_per_step": rows * flops_per_sequence(model, length, predictions),
     }  # fmt: skip
 
 

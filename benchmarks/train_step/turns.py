@@ -1,7 +1,7 @@
 """Contenders in processes of their own, which work one at a time.
 
-In one process they would share an allocator, a pool of threads and each other's caches; here an idle contender waits for
-a word on its pipe, and the processor time that it uses meanwhile is measured.
+In one process they would share an allocator, a pool of threads and each other's caches; here an idle contender waits
+for a word on its pipe, and the processor time that it uses meanwhile is measured.
 """
 
 import importlib
