@@ -140,11 +140,11 @@ def load_model(config: ModelConfig, weights: str, padded: bool) -> Any:
 
     The padding is ruled out by its bias, gets no gradient and is not decayed.
     """
-    rows = config.padded_vocab_size if padded else config.vocab_size
-    settings = transformers.BertConfig(**to_config(Checkpoint(config, None)) | {"vocab_size": rows})
-    model = transformers.BertForPreTraining(settings)
     tensors = load_file(weights)
     bias, words = "cls.predictions.bias", "bert.embeddings.word_embeddings.weight"
+    rows = config.padded_vocab_size if padded else len(tensors[bias])
+    settings = transformers.BertConfig(**to_config(Checkpoint(config, None)) | {"vocab_size": rows})
+    model = transformers.BertForPreTraining(settings)
     padding = rows - len(tensors[bias])
     tensors[bias] = pad(tensors[bias], (0, padding), value=IMPOSSIBLE)
     tensors[words] = pad(tensors[words], (0, 0, 0, padding))

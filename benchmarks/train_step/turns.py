@@ -82,7 +82,7 @@ def _serve(
             method, given = connection.recv()
             used, waited = used + time.process_time(), waited + time.perf_counter()
             answer = used / waited if method == "idle" else getattr(built, method)(*given)
-    except EOFError:
+    except (EOFError, BrokenPipeError):  # the program is gone
         return
     except Exception as error:
         connection.send((False, f"{type(error).__name__}: {str(error).strip()}"))
