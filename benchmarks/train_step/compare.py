@@ -15,9 +15,10 @@ from flaxbert.training.metrics import flops_per_sequence, peak_flops
 OURS = "flaxbert"
 LEAD_IN = 2  # steps of a turn that are not timed: caches, clocks and freed memory come back in them
 
-# Of the first loss, relative. In float32 the order of summation differs, and our mean has 1e-5 more in its denominator;
-# 3e-7 was seen. In bfloat16 the two round at other places: no more than one rounding of a number of 8 bits.
-TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-8}
+# Of the first loss, relative. In float32 the order of summation differs, and our mean has 1e-5 more in its denominator:
+# 3e-7 was seen. In bfloat16 two roundings of a logit differ by 2e-3 of it, which the mean over hundreds of predictions
+# takes down: 9e-7 was seen. An untrained model says so little that logits at wrong places move its loss by 1e-3 alone.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-4}
 
 Record = dict[str, Any]
 
@@ -32,10 +33,11 @@ def compare(case: Case, device_kind: str, forms: list[str], rounds: int, steps: 
         weights = os.path.join(folder, "model.safetensors")
         failed: dict[str, str] = {}
         contenders = {OURS: _start(stack, case, "benchmarks.train_step.ours:Ours", (case, weights))}
+        first = {OURS: turns.ask(contenders[OURS], "loss")}
         for form in forms:
             with _noted(failed, form):
                 contenders[form] = _start(stack, case, "benchmarks.train_step.peers:Peer", (case, weights, form))
-        first = {name: turns.ask(contender, "loss") for name, contender in contenders.items()}
+                first[form] = turns.ask(contenders[form], "loss")
         check_losses(case, first)
         seconds, product = _take_turns(contenders, failed, rounds, steps)
         found: dict[str, Record] = {}
@@ -54,7 +56,7 @@ def compare(case: Case, device_kind: str, forms: list[str], rounds: int, steps: 
 
 
 def _start(stack: contextlib.ExitStack, case: Case, contender: str, arguments: tuple[Any, ...]) -> turns.Contender:
-    """A contender that has compiled its step and run it."""
+    """A contender that waits for its first turn; it ends with the stack."""
     # Contenders share the device's memory, of which jax would take three fourths at once.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     cores = None
@@ -91,7 +93,7 @@ def _take_turns(
     contenders: dict[str, turns.Contender], failed: dict[str, str], rounds: int, steps: int
 ) -> tuple[dict[str, list[float]], list[float]]:
     """(seconds of a step in each round; FLOP/s of a large product in each round). The first round is not kept."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders if name not in failed}
     product = []
     for _ in range(rounds + 1):
         product.append(turns.ask(contenders[OURS], "product"))

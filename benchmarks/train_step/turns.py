@@ -4,6 +4,7 @@ In one process they would share an allocator, a pool of threads and each other's
 for a word on its pipe, and the processor time that it uses meanwhile is measured.
 """
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -40,7 +41,8 @@ def start(contender: str, arguments: tuple[Any, ...], cores: int | None, environ
 
 def ask(contender: Contender, method: str, *arguments: Any) -> Any:
     """What the method answers. Raises Failure with its error."""
-    contender.connection.send((method, arguments))
+    with contextlib.suppress(BrokenPipeError):  # its end is told by what comes back
+        contender.connection.send((method, arguments))
     return _answer(contender)
 
 
@@ -56,7 +58,7 @@ def stop(contender: Contender) -> None:
 def _answer(contender: Contender) -> Any:
     try:
         succeeded, answer = contender.connection.recv()
-    except EOFError:
+    except (EOFError, ConnectionResetError):
         contender.process.join()
         raise Failure(f"the process ended with status {contender.process.exitcode}") from None
     if not succeeded:

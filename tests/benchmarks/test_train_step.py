@@ -56,7 +56,7 @@ def test_losses_that_differ_are_refused_with_both_numbers(batches):
         check_losses(case, {"flaxbert": 5.0, "eager": 5.001})
     with pytest.raises(ValueError, match="first loss of stock is nan"):
         check_losses(case, {"flaxbert": 5.0, "eager": 5.0, "stock": float("nan")})
-    check_losses(make_case(batches, device="gpu"), {"flaxbert": 5.0, "eager": 5.01})
+    check_losses(make_case(batches, device="gpu"), {"flaxbert": 5.0, "eager": 5.0002})
 
 
 def test_speeds_follow_from_the_median_and_ratios_from_each_round(batches):
