@@ -1,0 +1,152 @@
+"""How long does a step of training take, beside torch's step of transformers' BERT on the same batches?
+
+    python -m benchmarks.make_batches --corpus CORPUS --output batches.npz
+    python -m benchmarks.train_step --batches batches.npz [--cases base-128,large-512] [--batch-size base-128=256]
+        [--peers eager,compiled,stock] [--rounds N] [--json RESULT.json]
+
+Ours is the training loop's compiled step, the copy of each batch to the device included. The peers, all in training
+mode with dropout, clipping and a fused AdamW, their batches on the device beforehand:
+
+    eager     logits at the masked positions alone, scaled-dot-product attention by the fastest kernel, no mask where
+              no row has padding, a vocabulary padded as ours
+    compiled  the same under torch.compile
+    stock     BertForPreTraining(..., labels, next_sentence_label): logits at every position
+
+All begin with the same parameters; where the first losses, without dropout, are not equal, nothing is measured.
+Products are float32 on a CPU and bfloat16 on a GPU. Contenders take turns, each in a process of its own; a turn is a
+few steps, and medians over the rounds are compared. On a CPU all are bound to the same cores. Needs jax, flax, optax,
+torch and transformers; neither TensorFlow nor a corpus.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.train_step import batch_file, turns
+from benchmarks.train_step.case import Case, make_experiment
+from benchmarks.train_step.compare import Record, compare
+
+DEFAULT_CASES = {"cpu": "mini-128,base-128", "gpu": "base-128,base-512,large-128,large-512"}
+DEFAULT_STEPS = {"cpu": 2, "gpu": 20}
+# Without CUDA graphs, which would keep their memory while others work; a step of 32k tokens is too long to gain by them
+DEFAULT_COMPILE_MODE = {"cpu": "default", "gpu": "max-autotune-no-cudagraphs"}
+PEERS = ("eager", "compiled", "stock")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", required=True, help="the file of python -m benchmarks.make_batches")
+    parser.add_argument("--cases", help="comma-separated, such as base-128; by default those that fit the device")
+    parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated")
+    parser.add_argument("--batch-size", default="", help="such as mini-128=32,base-128=8")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="timed in a turn; 2 on a CPU, 20 on a GPU")
+    parser.add_argument("--rows", choices=("all", "full"), default="all", help="full: those without padding")
+    parser.add_argument("--dropout", type=float, help="of hidden states and attention alike; 0.1 each by default")
+    parser.add_argument("--vocab-size", type=int, help="of the models, at least that of the batches")
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="of a CPU, for each in turn")
+    parser.add_argument("--compile-mode", help="of torch.compile; a GPU's default is max-autotune-no-cudagraphs")
+    parser.add_argument("--json", type=Path, help="a file for the results, written after each case")
+    options = parser.parse_args(arguments)
+    options.peers = [name for name in options.peers.split(",") if name]
+    unknown = sorted(set(options.peers) - set(PEERS))
+    if unknown:
+        parser.error(f"--peers {', '.join(unknown)}: expected some of {', '.join(PEERS)}")
+    for name in ("rounds", "steps", "cores"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)} is not positive")
+    return options
+
+
+def cases_of(options: argparse.Namespace, device: str) -> Iterator[Case]:
+    """The cases asked for, or the device's. Raises ValueError for one that cannot be run."""
+    names = (options.cases or DEFAULT_CASES[device]).split(",")
+    sizes = dict(pair.partition("=")[::2] for pair in options.batch_size.split(",") if pair)
+    for name, size in sizes.items():
+        if name not in names or not size.isdecimal() or int(size) < 1:
+            raise ValueError(f"--batch-size {name}={size}: expected a case of this run, =, and a number of rows")
+    for name in names:
+        size = int(sizes[name]) if name in sizes else None
+        yield Case(
+            name, make_experiment(name, options.batches, options.vocab_size, size, options.dropout, device),
+            options.batches, options.rows == "full", device, options.cores,
+            options.compile_mode or DEFAULT_COMPILE_MODE[device],
+        )  # fmt: skip
+
+
+def describe_device() -> dict[str, Any]:
+    """What jax finds, asked in a process of its own: this one takes no device."""
+    child = turns.start("benchmarks.train_step.ours:Device", (), None, {})
+    found: dict[str, Any] = turns.ask(child, "describe")
+    turns.stop(child)
+    return found
+
+
+def machine(device: dict[str, Any], cores: int) -> Record:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "device": device["kind"], "processor": models[0] if models else platform.machine(), "cores": cores,
+        "system": f"{platform.system()} {platform.machine()}", "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }  # fmt: skip
+
+
+def report(name: str, case: Record) -> None:
+    """Prints a case as a table."""
+    print(
+        f"\n{name}: {case['batch_size']} x {case['length']}, {case['compute_dtype']}, fill {case['fill']:.1%}, "
+        f"{case['flops_per_step'] / 1e12:.3g} TFLOP a step; a large product runs at "
+        f"{case['measured_peak_flops'] / 1e12:.3g} TFLOP/s"
+    )
+    print(f"{'':10}{'ms a step':>10}{'seq/s':>9}{'tokens/s':>11}{'TFLOP/s':>9}{'MFU':>7}{'of product':>12}"
+          f"{'first loss':>12}{'memory GB':>11}{'  flaxbert is faster by'}")  # fmt: skip
+    for contender, found in case["contenders"].items():
+        if "failed" in found:
+            print(f"{contender:10} failed: {found['failed'].splitlines()[0]}")
+            continue
+        mfu = "" if found["mfu"] is None else f"{found['mfu']:.1%}"
+        memory = "" if found["peak_memory_bytes"] is None else f"{found['peak_memory_bytes'] / 1e9:.1f}"
+        faster = found["flaxbert_is_faster_by"]
+        print(f"{contender:10}{found['step_milliseconds']:>10,.1f}{found['sequences_per_second']:>9,.1f}"
+              f"{found['tokens_per_second']:>11,.0f}{found['teraflops']:>9.3g}{mfu:>7}"
+              f"{found['share_of_measured_peak']:>12.1%}{found['first_loss']:>12.6f}{memory:>11}"
+              f"  {faster['medians']:.2f} ({faster['least']:.2f} to {faster['most']:.2f})")  # fmt: skip
+    sys.stdout.flush()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    try:
+        device = describe_device()
+        kind = "cpu" if device["backend"] == "cpu" else "gpu"
+        cases = list(cases_of(options, kind))
+        results: Record = {
+            "command": shlex.join(["python", "-m", "benchmarks.train_step", *(arguments or sys.argv[1:])]),
+            "machine": machine(device, options.cores),
+            "versions": {"python": platform.python_version()}
+            | {name: importlib.metadata.version(name) for name in PACKAGES},
+            "batches": batch_file.read_metadata(options.batches),
+            "steps_of_a_turn": options.steps or DEFAULT_STEPS[kind],
+            "cases": {},
+        }
+        for case in cases:
+            found = compare(case, device["kind"], options.peers, options.rounds, results["steps_of_a_turn"])
+            results["cases"][case.name] = found
+            report(case.name, found)
+            if options.json:
+                options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    except (ValueError, OSError, turns.Failure) as error:
+        raise SystemExit(f"train_step: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

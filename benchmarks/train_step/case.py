@@ -1,0 +1,86 @@
+"""What is timed: a model, the rows that it sees, and the settings that all contenders share."""
+
+import dataclasses
+
+import numpy as np
+
+from benchmarks.train_step import batch_file
+from data_pipeline.config import DataConfig
+from flaxbert.config import PRESETS, Experiment, OptimizerConfig, TrainConfig
+
+LEARNING_RATE = 1e-4
+BATCHES = 8  # distinct ones at most, used in turn
+
+# Rows times length of a step. On a GPU the optimizer's milliseconds do not shrink with the batch: below 32k tokens they
+# are no longer small beside the products.
+_GPU_TOKENS, _CPU_TOKENS = 32_768, {"base": 1_024, "large": 512}
+_SMALL_MODEL_CPU_TOKENS = 4_096
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One model at one length."""
+
+    name: str
+    """`base-128`."""
+    experiment: Experiment
+    batches: str
+    """The file of `python -m benchmarks.make_batches`."""
+    full_rows: bool
+    """Only rows without padding, for which torch needs no attention mask."""
+    device: str
+    """`cpu` or `gpu`."""
+    cores: int
+    """Of the processor, for each contender in its turn; on a GPU the system shares them out."""
+    compile_mode: str
+    """Of `torch.compile`."""
+
+
+def default_batch_size(preset: str, length: int, device: str) -> int:
+    """Rows of a step."""
+    tokens = _GPU_TOKENS if device == "gpu" else _CPU_TOKENS.get(preset, _SMALL_MODEL_CPU_TOKENS)
+    return max(1, tokens // length)
+
+
+def make_experiment(
+    name: str, batches: str, vocab_size: int | None, batch_size: int | None, dropout: float | None, device: str
+) -> Experiment:
+    """The experiment of a case such as `base-128`, its rows as wide as those of the file.
+
+    Ours runs `adamw` with a constant rate, which is torch's AdamW. Raises ValueError for a case that cannot be run.
+    """
+    preset, _, length = name.rpartition("-")
+    if preset not in PRESETS or not length.isdecimal():
+        raise ValueError(f"case {name} is not one of {', '.join(PRESETS)} and a length, such as base-128")
+    rows = batch_file.read(batches, length)
+    found = batch_file.read_metadata(batches)["vocab_size"]
+    if vocab_size is not None and vocab_size < found:
+        raise ValueError(f"--vocab-size {vocab_size} is less than that of {batches}, {found}")
+    model = dataclasses.replace(
+        PRESETS[preset], vocab_size=vocab_size or found, max_length=max(int(length), PRESETS[preset].max_length)
+    )
+    if dropout is not None:
+        model = dataclasses.replace(model, dropout=dropout, attention_dropout=dropout)
+    return Experiment(
+        model=model,
+        data=DataConfig(sequence_length=int(length), max_predictions=rows["masked_ids"].shape[1]),
+        optimizer=OptimizerConfig("adamw", learning_rate=LEARNING_RATE, warmup_steps=0, final_fraction=1.0),
+        train=TrainConfig(
+            batch_size=batch_size or default_batch_size(preset, int(length), device),
+            compute_dtype="bfloat16" if device == "gpu" else "float32",
+        ),
+    )
+
+
+def batches_of(case: Case) -> list[batch_file.Batch]:
+    """The batches of a case, in the order in which every contender uses them. Raises ValueError where there is none."""
+    rows = batch_file.read(case.batches, str(case.experiment.data.sequence_length))
+    chosen = np.arange(len(rows["input_ids"]))
+    if case.full_rows:
+        chosen = np.flatnonzero((rows["sequence_ids"] > 0).all(axis=1))
+    size = case.experiment.train.batch_size
+    if len(chosen) < size:
+        kind = "rows without padding" if case.full_rows else "rows"
+        raise ValueError(f"case {case.name}: a batch of {size} is more than the {len(chosen)} {kind} of {case.batches}")
+    starts = range(0, min(len(chosen) // size, BATCHES) * size, size)
+    return [{key: array[chosen[start:start + size]] for key, array in rows.items()} for start in starts]

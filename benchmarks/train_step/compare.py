@@ -1,0 +1,139 @@
+"""One case: contenders started from equal parameters, their losses compared, their steps timed in turns."""
+
+import contextlib
+import os
+import statistics
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from benchmarks.train_step import turns
+from benchmarks.train_step.case import Case, batches_of
+from flaxbert.training.metrics import flops_per_sequence, peak_flops
+
+OURS = "flaxbert"
+LEAD_IN = 2  # steps of a turn that are not timed: caches, clocks and freed memory come back in them
+
+# Of the first loss, relative. In float32 the order of summation differs, and our mean has 1e-5 more in its denominator:
+# 3e-7 was seen. In bfloat16 two roundings of a logit differ by 2e-3 of it, which the mean over hundreds of predictions
+# takes down: 9e-7 was seen. An untrained model says so little that logits at wrong places move its loss by 1e-3 alone.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-4}
+
+Record = dict[str, Any]
+
+
+def compare(case: Case, device_kind: str, forms: list[str], rounds: int, steps: int) -> Record:
+    """What was measured of ours and of torch's forms; a form that cannot run has its error in place of numbers.
+
+    Raises ValueError where the first losses differ, and Failure where ours fails.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        weights = os.path.join(folder, "model.safetensors")
+        failed: dict[str, str] = {}
+        contenders = {OURS: _start(stack, case, "benchmarks.train_step.ours:Ours", (case, weights))}
+        first = {OURS: turns.ask(contenders[OURS], "loss")}
+        for form in forms:
+            with _noted(failed, form):
+                contenders[form] = _start(stack, case, "benchmarks.train_step.peers:Peer", (case, weights, form))
+                first[form] = turns.ask(contenders[form], "loss")
+        check_losses(case, first)
+        seconds, product = _take_turns(contenders, failed, rounds, steps)
+        found: dict[str, Record] = {}
+        for name in seconds:
+            ask = contenders[name]
+            found[name] = {
+                **numbers(case, device_kind, seconds[name], seconds[OURS], statistics.median(product)),
+                "first_loss": first[name], "last_loss": turns.ask(ask, "loss"),
+                "peak_memory_bytes": turns.ask(ask, "peak_memory"), "idle_share_of_a_core": turns.ask(ask, "idle"),
+            }  # fmt: skip
+        failures = {name: {"failed": reason} for name, reason in failed.items()}
+    peak = peak_flops(device_kind)
+    return describe(case) | {
+        "peak_flops": peak, "measured_peak_flops": statistics.median(product), "contenders": found | failures
+    }
+
+
+def _start(stack: contextlib.ExitStack, case: Case, contender: str, arguments: tuple[Any, ...]) -> turns.Contender:
+    """A contender that waits for its first turn; it ends with the stack."""
+    # Contenders share the device's memory, of which jax would take three fourths at once.
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    cores = None
+    if case.device == "cpu":
+        environment["OMP_NUM_THREADS"], cores = str(case.cores), case.cores
+    started = turns.start(contender, arguments, cores, environment)
+    stack.callback(turns.stop, started)
+    return started
+
+
+@contextlib.contextmanager
+def _noted(failed: dict[str, str], name: str) -> Any:
+    """A peer that fails is named with its error, and the others go on."""
+    try:
+        yield
+    except turns.Failure as error:
+        if name == OURS:
+            raise
+        failed[name] = str(error)
+
+
+def check_losses(case: Case, losses: dict[str, float]) -> None:
+    """Raises ValueError where a loss of the same parameters and batch, without dropout, is not ours."""
+    tolerance = TOLERANCE[case.experiment.train.compute_dtype]
+    for name, loss in losses.items():
+        if not abs(loss - losses[OURS]) <= tolerance * abs(losses[OURS]):
+            raise ValueError(
+                f"case {case.name}: the first loss of {name} is {loss:.7g} and ours is {losses[OURS]:.7g}, which "
+                f"differ by more than {tolerance:.2g} of it: they do not compute the same"
+            )
+
+
+def _take_turns(
+    contenders: dict[str, turns.Contender], failed: dict[str, str], rounds: int, steps: int
+) -> tuple[dict[str, list[float]], list[float]]:
+    """(seconds of a step in each round; FLOP/s of a large product in each round). The first round is not kept."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders if name not in failed}
+    product = []
+    for _ in range(rounds + 1):
+        product.append(turns.ask(contenders[OURS], "product"))
+        for name in list(seconds):
+            with _noted(failed, name):
+                seconds[name].append(turns.ask(contenders[name], "block", LEAD_IN, steps))
+        seconds = {name: found for name, found in seconds.items() if name not in failed}
+    return {name: found[1:] for name, found in seconds.items()}, product[1:]
+
+
+def describe(case: Case) -> Record:
+    """The sizes of a case; FLOPs are the model's, padding included (flaxbert/training/metrics.py)."""
+    experiment = case.experiment
+    model, length, predictions = experiment.model, experiment.data.sequence_length, experiment.data.predictions_per_row
+    rows = experiment.train.batch_size
+    return {
+        "batch_size": rows, "length": length, "predictions": predictions, "vocab_size": model.vocab_size,
+        "dropout": model.dropout, "attention_dropout": model.attention_dropout,
+        "compute_dtype": experiment.train.compute_dtype, "full_rows": case.full_rows, "fill": fill(case),
+        "distinct_batches": len(batches_of(case)),
+        "flops_per_step": rows * flops_per_sequence(model, length, predictions),
+    }  # fmt: skip
+
+
+def fill(case: Case) -> float:
+    """Share of the tokens of a step that are no padding."""
+    return float(np.mean([(batch["sequence_ids"] > 0).mean() for batch in batches_of(case)]))
+
+
+def numbers(case: Case, device_kind: str, seconds: list[float], ours: list[float], product: float) -> Record:
+    """Speeds of one contender from the seconds of a step in each round, and how many times faster ours was."""
+    sizes, peak = describe(case), peak_flops(device_kind)
+    step = statistics.median(seconds)
+    flops, tokens = sizes["flops_per_step"] / step, sizes["batch_size"] * sizes["length"] / step
+    each = [theirs / mine for theirs, mine in zip(seconds, ours, strict=True)]
+    return {
+        "step_milliseconds": 1e3 * step, "milliseconds_of_each_round": [1e3 * found for found in seconds],
+        "sequences_per_second": sizes["batch_size"] / step,
+        "tokens_per_second": tokens * sizes["fill"], "tokens_per_second_with_padding": tokens,
+        "teraflops": flops / 1e12, "mfu": None if peak is None else flops / peak,
+        "share_of_measured_peak": flops / product,
+        "flaxbert_is_faster_by": {"medians": step / statistics.median(ours), "least": min(each), "most": max(each)},
+    }  # fmt: skip

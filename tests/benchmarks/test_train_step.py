@@ -1,0 +1,102 @@
+"""The parts of the comparison with torch's step that need no torch."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from bare_machine import LACKING, ROOT, bare_environment, write_batch_file
+
+from benchmarks.train_step.__main__ import cases_of, parse
+from benchmarks.train_step.case import Case, batches_of, make_experiment
+from benchmarks.train_step.compare import check_losses, describe, numbers
+from flaxbert.training.metrics import flops_per_sequence
+
+
+@pytest.fixture
+def batches(tmp_path):
+    """The path of a file of batches."""
+    write_batch_file(tmp_path / "batches.npz")
+    return str(tmp_path / "batches.npz")
+
+
+def make_case(batches, name="tiny-16", full_rows=False, device="cpu", batch_size=4):
+    experiment = make_experiment(name, batches, None, batch_size, None, device)
+    return Case(name, experiment, batches, full_rows, device, 2, "default")
+
+
+def test_our_step_runs_where_the_libraries_of_pipeline_and_command_line_are_missing(batches, tmp_path):
+    code = f"""
+import importlib.util, json
+from benchmarks.train_step import __main__ as program
+from benchmarks.train_step.ours import Ours
+options = program.parse(["--batches", {batches!r}, "--cases", "tiny-16", "--batch-size", "tiny-16=4"])
+case, = program.cases_of(options, "cpu")
+ours = Ours(case, {str(tmp_path / "weights")!r})
+before, seconds = ours.loss(), ours.block(1, 2)
+there = [name for name in {LACKING} if importlib.util.find_spec(name) is not None]
+print(json.dumps([there, before, ours.loss(), seconds, int(ours.state.step)]))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False,
+        env=bare_environment(tmp_path),
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    there, before, after, seconds, steps = json.loads(run.stdout.splitlines()[-1])
+    assert there == []
+    assert before == pytest.approx(np.log(90) + np.log(2), rel=0.02), "an untrained model guesses"
+    assert after < before and seconds > 0 and steps == 3
+
+
+def test_losses_that_differ_are_refused_with_both_numbers(batches):
+    case = make_case(batches)
+    check_losses(case, {"flaxbert": 5.0, "eager": 5.00002})
+    with pytest.raises(ValueError, match="first loss of eager is 5.001 and ours is 5, .* do not compute the same"):
+        check_losses(case, {"flaxbert": 5.0, "eager": 5.001})
+    with pytest.raises(ValueError, match="first loss of stock is nan"):
+        check_losses(case, {"flaxbert": 5.0, "eager": 5.0, "stock": float("nan")})
+    check_losses(make_case(batches, device="gpu"), {"flaxbert": 5.0, "eager": 5.0002})
+
+
+def test_speeds_follow_from_the_median_and_ratios_from_each_round(batches):
+    case = make_case(batches)
+    found = numbers(case, "NVIDIA H200", seconds=[0.2, 0.4, 0.3], ours=[0.1, 0.1, 0.3], product=1e9)
+    used = np.mean([(batch["sequence_ids"] > 0).mean() for batch in batches_of(case)])
+    flops = 4 * flops_per_sequence(case.experiment.model, 16, 3)
+    assert describe(case)["flops_per_step"] == flops
+    assert found["step_milliseconds"] == pytest.approx(300)
+    assert found["sequences_per_second"] == pytest.approx(4 / 0.3)
+    assert found["tokens_per_second_with_padding"] == pytest.approx(4 * 16 / 0.3)
+    assert found["tokens_per_second"] == pytest.approx(4 * 16 * used / 0.3)
+    assert found["mfu"] == pytest.approx(flops / 0.3 / 989e12)
+    assert found["share_of_measured_peak"] == pytest.approx(flops / 0.3 / 1e9)
+    assert found["flaxbert_is_faster_by"] == pytest.approx({"medians": 3.0, "least": 1.0, "most": 4.0})
+    assert numbers(case, "cpu", [0.1], [0.1], 1e9)["mfu"] is None
+
+
+def test_batches_are_distinct_and_full_rows_have_no_padding(batches):
+    drawn, full = batches_of(make_case(batches)), batches_of(make_case(batches, full_rows=True))
+    assert len(drawn) == 6 and len(full) == 3
+    assert len(np.unique(np.concatenate([batch["input_ids"] for batch in drawn]), axis=0)) == 24
+    assert all((batch["sequence_ids"] > 0).all() for batch in full)
+    assert describe(make_case(batches, full_rows=True))["fill"] == 1 > describe(make_case(batches))["fill"]
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (["--cases", "enormous-16"], "case enormous-16 is not one of tiny, mini"),
+    (["--cases", "tiny-128"], "no rows of shape 128: it has 16"),
+    (["--cases", "tiny-16", "--batch-size", "mini-16=4"], "--batch-size mini-16=4: expected a case of this run"),
+    (["--cases", "tiny-16", "--batch-size", "tiny-16=many"], "--batch-size tiny-16=many: expected"),
+    (["--cases", "tiny-16", "--vocab-size", "50"], "--vocab-size 50 is less than that of .*batches.npz, 90"),
+])  # fmt: skip
+def test_what_cannot_be_run_is_said_in_one_sentence(batches, arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        list(cases_of(parse(["--batches", batches, *arguments]), "cpu"))
+
+
+def test_a_batch_larger_than_the_file_is_refused(batches):
+    with pytest.raises(ValueError, match="case tiny-16: a batch of 25 is more than the 24 rows of"):
+        batches_of(make_case(batches, batch_size=25))
+    with pytest.raises(ValueError, match="a batch of 13 is more than the 12 rows without padding of"):
+        batches_of(make_case(batches, full_rows=True, batch_size=13))
