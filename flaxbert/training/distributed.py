@@ -165,7 +165,8 @@ def _check_port_is_free(address: str) -> None:
         family = socket.AF_INET6 if both else socket.AF_INET
         socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
     except OSError as error:
-        raise ValueError(f"port {port} of --coordinator cannot be opened here: {os.strerror(error.errno or 0)}") from None
+        reason = os.strerror(error.errno or 0)  # its own sentence names the address too
+        raise ValueError(f"port {port} of --coordinator cannot be opened here: {reason}") from None
 
 
 def _end() -> None:
@@ -180,9 +181,9 @@ def _sentences(arguments: dict[str, Any], peers: Peers) -> tuple[str, str]:
     known = "process_id" in arguments
     who = f"process {peers.process} of {peers.processes}" if known else "this process"
     return (
-        f"flaxbert: {who} could not join the others within {peers.start_seconds} seconds (--start-seconds): each must "
-        f"run, reach {peers.coordinator if known else 'the first one'}, and have an index of its own and the same "
-        "number of processes as the others",
+        f"flaxbert: {who} could not join the others within {peers.start_seconds} seconds (--start-seconds): each "
+        f"must run, reach {peers.coordinator if known else 'the first one'}, and have an index of its own and the "
+        "same number of processes as the others",
         f"flaxbert: {who} was ended by JAX, most likely because another has gone or was silent for "
         f"{peers.heartbeat_seconds} seconds (--heartbeat-seconds): the output of the others says which, and why; the "
         "same command in all of them goes on from the last checkpoint",
