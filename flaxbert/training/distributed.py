@@ -149,12 +149,25 @@ def _join(arguments: dict[str, Any], peers: Peers) -> None:
 
     if arguments.get("process_id") == 0:
         _check_port_is_free(arguments["coordinator_address"])
+    arguments = arguments | {
+        "initialization_timeout": peers.start_seconds, "heartbeat_timeout_seconds": peers.heartbeat_seconds,
+    }  # fmt: skip
     try:
-        jax.distributed.initialize(
-            **arguments, initialization_timeout=peers.start_seconds, heartbeat_timeout_seconds=peers.heartbeat_seconds
-        )
+        with _ended_by_signals():
+            jax.distributed.initialize(**arguments)
     except RuntimeError as error:
         raise ConnectionError(f"this process could not join the others of its run: {error}") from error
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A signal ends the process at once: no handler in Python would run before all have come. Nothing is lost yet."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_port_is_free(address: str) -> None:

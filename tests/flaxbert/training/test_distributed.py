@@ -3,6 +3,7 @@
 Real processes on this machine. Each waits `HEARTBEAT` seconds for a silent one, where a user's wait 100.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -30,6 +31,16 @@ def free_address():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def wait_until_open(address):
+    """Returns once process 0 waits there for the others."""
+    host, port = address.split(":")
+    for _ in range(600):
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port))):
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"nobody has opened {address}")
 
 
 @pytest.fixture
@@ -113,6 +124,15 @@ def test_a_process_waits_for_the_others_no_longer_than_it_was_told(start, comes)
     assert status != 0 and time.monotonic() - began > 2
     assert len(said) == 1
     assert said[0].startswith(f"flaxbert: process {comes} of 2 could not join the others within 2 seconds (--start-")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_process_that_waits_for_the_others_to_come(start, number):
+    address = free_address()
+    waiting = start(0, address=address)
+    wait_until_open(address)
+    waiting.send_signal(number)
+    assert end(waiting, 0) == (-number, [])
 
 
 def test_a_port_that_is_taken_is_named(start):
