@@ -36,12 +36,21 @@ def pretrain(arguments: Pretrain) -> int:
 
 
 def _pretrain(arguments: Pretrain, stop: Callable[[], bool]) -> int:
-    from data_pipeline.statistics import outlook
     from data_pipeline.store import open_corpus
 
     corpus = open_corpus(arguments.corpus)  # before JAX is imported: a mistyped path is told of at once
     experiment, facts = with_vocabulary(arguments.settings, corpus.vocab_size), _corpus_facts(corpus)
 
+    from flaxbert.training.distributed import joined
+
+    with joined(arguments.peers):  # after what each process can be refused for alone, before any device is looked for
+        return _train(arguments, corpus, experiment, facts, stop)
+
+
+def _train(
+    arguments: Pretrain, corpus: Any, experiment: Experiment, facts: dict[str, Any], stop: Callable[[], bool]
+) -> int:
+    from data_pipeline.statistics import outlook
     from flaxbert.training.checkpoint import saved_steps
     from flaxbert.training.loop import check_devices, train
     from flaxbert.training.run import begin_or_resume, check_run, describe_changes, only_launch

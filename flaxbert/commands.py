@@ -27,6 +27,41 @@ class Prepare:
 
 
 @dataclasses.dataclass(frozen=True)
+class Peers:
+    """The processes of one run."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, free there, of several that are told of each other by these three flags. None: by TPU
+    hosts, SLURM or Open MPI; one process where there is none of them."""
+    processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """Which of them this is: 0 to one less than there are."""
+    heartbeat_seconds: int = 100
+    """How long a silent process is waited for before the others end."""
+    start_seconds: int = 300
+    """How long all are waited for at the start."""
+
+    def __post_init__(self) -> None:
+        for name in ("heartbeat_seconds", "start_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is not positive")
+        missing = [name for name in ("coordinator", "processes", "process") if getattr(self, name) is None]
+        if missing and len(missing) < 3:
+            flags = " and ".join(f"--{name}" for name in missing)
+            raise ValueError(f"{flags} missing: --coordinator, --processes and --process go together")
+        if self.coordinator is None or self.processes is None or self.process is None:
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(f"--coordinator {self.coordinator} is not HOST:PORT")
+        if self.processes <= 0:
+            raise ValueError(f"--processes {self.processes} is not positive")
+        if not 0 <= self.process < self.processes:
+            raise ValueError(f"--process {self.process} is not one of the {self.processes} that --processes says")
+
+
+@dataclasses.dataclass(frozen=True)
 class Pretrain:
     """Pretrain a model on a prepared corpus. The same command again resumes."""
 
@@ -39,6 +74,7 @@ class Pretrain:
     init: str | None = None
     """Begin with the parameters of a model: a run's folder, an export, or a Hugging Face folder. Read by the first
     launch alone; the optimizer begins anew."""
+    peers: Annotated[Peers, tyro.conf.arg(name="")] = Peers()
     settings: Annotated[Experiment, tyro.conf.arg(name="")] = Experiment()
 
 
