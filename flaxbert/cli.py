@@ -1,5 +1,6 @@
 """The command line: parses, joins the stream to the loop, and leaves the work to the rooms it belongs to."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -38,7 +39,8 @@ def pretrain(arguments: Pretrain) -> int:
 def _pretrain(arguments: Pretrain, stop: Callable[[], bool]) -> int:
     from data_pipeline.store import open_corpus
 
-    corpus = open_corpus(arguments.corpus)  # before JAX is imported: a mistyped path is told of at once
+    # Before JAX is imported: a mistyped path is told of at once.
+    corpus = open_corpus(arguments.corpus, arguments.verify)
     experiment, facts = with_vocabulary(arguments.settings, corpus.vocab_size), _corpus_facts(corpus)
 
     from flaxbert.training.distributed import joined
@@ -50,25 +52,46 @@ def _pretrain(arguments: Pretrain, stop: Callable[[], bool]) -> int:
 def _train(
     arguments: Pretrain, corpus: Any, experiment: Experiment, facts: dict[str, Any], stop: Callable[[], bool]
 ) -> int:
-    from data_pipeline.statistics import outlook
     from flaxbert.training.checkpoint import saved_steps
+    from flaxbert.training.compilation import keep_compilations
+    from flaxbert.training.distributed import wait_for_all
     from flaxbert.training.loop import check_devices, train
-    from flaxbert.training.run import begin_or_resume, check_run, describe_changes, only_launch
+    from flaxbert.training.run import begin_or_resume, check_run, check_space, describe_changes, only_launch
 
+    import jax
+
+    keep_compilations()
+    workdir, first = arguments.workdir, jax.process_index() == 0
     init = str(pathlib.Path(arguments.init).absolute()) if arguments.init is not None else None
-    changed = check_run(arguments.workdir, experiment, facts, init)
-    check_devices(experiment)
+    changed = check_run(workdir, experiment, facts, init) if first else None
+    state_bytes = check_devices(experiment)
     begin, told = None, list[str]()
-    if init is not None and not saved_steps(arguments.workdir):
+    if init is not None and not saved_steps(workdir):
         begin, told = _begin_with(init, experiment, corpus)
-    plan = experiment.train
-    sentences = outlook(corpus, experiment.data, plan.batch_size, plan.seed, evaluated=plan.eval_every > 0)
-    for sentence in [*sentences, *describe_changes(changed or {}), *told]:
-        print(sentence, file=sys.stderr)
-    with only_launch(arguments.workdir):
-        begin_or_resume(arguments.workdir, experiment, facts, str(pathlib.Path(corpus.path) / "tokenizer"), init)
-        outcome = train(experiment, arguments.workdir, _streams(corpus, experiment), stop, begin)
+    if first:  # it alone speaks and writes, but for the checkpoints, which all write together
+        check_space(workdir, state_bytes)
+        for sentence in [*_outlook(corpus, experiment), *describe_changes(changed or {}), *told]:
+            print(sentence, file=sys.stderr)
+    with only_launch(workdir) if first else contextlib.nullcontext():
+        if first:
+            begin_or_resume(workdir, experiment, facts, str(pathlib.Path(corpus.path) / "tokenizer"), init)
+        wait_for_all("the run's folder is there")
+        outcome = train(experiment, workdir, _streams(corpus, experiment), stop, begin)
     return STOPPED if outcome.stopped else DONE
+
+
+def _outlook(corpus: Any, experiment: Experiment) -> list[str]:
+    """What the corpus has to say of each phase of a run."""
+    from data_pipeline.statistics import outlook
+    from flaxbert.phases import parts
+
+    sentences = []
+    for number, part in enumerate(parts(experiment)):
+        train, data = part.experiment.train, part.experiment.data
+        if experiment.phases:
+            sentences.append(f"phase {number + 1}, from step {part.first_step:,} on:")
+        sentences += outlook(corpus, data, train.batch_size, train.seed, evaluated=train.eval_every > 0)
+    return sentences
 
 
 def _begin_with(model: str, experiment: Experiment, corpus: Any) -> tuple[Any, list[str]]:

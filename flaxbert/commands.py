@@ -74,6 +74,8 @@ class Pretrain:
     init: str | None = None
     """Begin with the parameters of a model: a run's folder, an export, or a Hugging Face folder. Read by the first
     launch alone; the optimizer begins anew."""
+    verify: Literal["size", "content"] = "size"
+    """How the corpus's shards are compared with what was prepared: their sizes, or all of it, by checksum."""
     peers: Annotated[Peers, tyro.conf.arg(name="")] = Peers()
     settings: Annotated[Experiment, tyro.conf.arg(name="")] = Experiment()
 

@@ -40,6 +40,15 @@ def joined(peers: Peers) -> Iterator[None]:
         yield
 
 
+def wait_for_all(name: str) -> None:
+    """Returns when every process of the run has come to the place of this name."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
 @contextlib.contextmanager
 def ends_on_error() -> Iterator[None]:
     """An error inside ends this process within `GRACE_SECONDS`, where it is one of several.

@@ -13,6 +13,7 @@ from flaxbert.config import Experiment
 from flaxbert.phases import Part, parts
 from flaxbert.sharding import make_mesh
 from flaxbert.training.checkpoint import Checkpoints, open_checkpoints
+from flaxbert.training.distributed import ends_on_error
 from flaxbert.training.evaluation import any_process, evaluate
 from flaxbert.training.flight import Flight, Step
 from flaxbert.training.metrics import SILENT, Record, Report, open_report
@@ -100,6 +101,7 @@ def train(
         with (
             _report(workdir, progress.step, experiment.train.steps) as report,
             contextlib.nullcontext(stop) if stop else stop_requested() as stop,
+            ends_on_error(),
         ):
             checkpoints.say = report.say
             if progress.position is not None:

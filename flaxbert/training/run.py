@@ -117,6 +117,17 @@ def check_run(
     return changed
 
 
+def check_space(workdir: str, checkpoint_bytes: int) -> None:
+    """Raises ValueError where the disk of `workdir` has no room for one more checkpoint."""
+    folder = pathlib.Path(workdir).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < checkpoint_bytes:
+        raise ValueError(
+            f"the disk of {workdir} has {free / 1e9:,.2f} GB left, and a checkpoint takes {checkpoint_bytes / 1e9:,.2f}"
+        )
+
+
 def describe_changes(changed: dict[str, tuple[Any, Any]]) -> list[str]:
     """What a launch changes in a run that has begun, in sentences for its user."""
     sentences = [f"{name} was {was} and is now {new}" for name, (was, new) in changed.items()]
