@@ -98,7 +98,8 @@ def check_phases(experiment: Any) -> None:
     for curve in curves(experiment):
         warmup, length = curve.optimizer.warmup_steps, curve.last_step - curve.first_step
         if warmup > length:
-            raise ValueError(f"optimizer.warmup_steps {warmup} exceeds the {length} steps of its curve")
+            of = f"the {length} steps of its curve" if experiment.phases else f"train.steps {steps}"
+            raise ValueError(f"optimizer.warmup_steps {warmup} exceeds {of}")
 
 
 def _given(phase: Phase, names: tuple[str, ...]) -> dict[str, Any]:

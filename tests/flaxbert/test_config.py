@@ -91,7 +91,7 @@ def test_a_number_that_is_none_is_refused(kind, section, names, value):
     (lambda: TrainConfig(profile_steps="3"), ["train.profile_steps '3'", "10:13"]),
     (lambda: TrainConfig(profile_steps="5:5"), ["train.profile_steps '5:5'"]),
     (lambda: Experiment(data=DataConfig(sequence_length=600)), ["sequence_length 600", "max_length 512"]),
-    (lambda: Experiment(train=TrainConfig(steps=100)), ["warmup_steps 10000", "100 steps of its curve"]),
+    (lambda: Experiment(train=TrainConfig(steps=100)), ["warmup_steps 10000", "train.steps 100"]),
 ])  # fmt: skip
 def test_a_setting_that_cannot_be_is_refused_by_name_and_value(build, words):
     with pytest.raises(ValueError) as refusal:
