@@ -7,6 +7,7 @@ import pytest
 
 from flaxbert.config import Experiment, OptimizerConfig
 from flaxbert.flags import load_experiment
+from flaxbert.phases import curves, parts
 
 NAMES = sorted(path.stem for path in (pathlib.Path(__file__).parents[1] / "experiments").glob("[!_]*.py"))
 
@@ -29,11 +30,29 @@ def test_every_optimizer_has_its_recipe():
 
 
 def test_the_recipe_for_large_batches_has_the_published_figures():
-    """NVIDIA's, phase 1: 7,038 steps of 65,536, warm-up 0.2843, which is over at the first whole step behind it."""
-    recipe = load_experiment("bert_large_lamb_phase1")
-    assert recipe.train.steps * recipe.train.batch_size == 7038 * 65_536
-    assert recipe.optimizer.warmup_steps - 1 < 0.2843 * 7038 <= recipe.optimizer.warmup_steps
-    assert recipe.data.predictions_per_row == 20
+    """NVIDIA's: 7,038 steps of 65,536, warm-up 0.2843, then 1,563 of 32,768, warm-up 0.128; a warm-up is over at the
+    first whole step behind its share.
+    """
+    recipe = load_experiment("bert_large_lamb")
+    first, second = parts(recipe)
+    for part, curve, steps, rows, share, peak, predictions, length in (
+        (first, curves(recipe)[0], 7038, 65_536, 0.2843, 6e-3, 20, 128),
+        (second, curves(recipe)[1], 1563, 32_768, 0.128, 4e-3, 80, 512),
+    ):
+        data = part.experiment.data
+        assert part.last_step - part.first_step == curve.last_step - curve.first_step == steps
+        assert part.experiment.train.batch_size == rows
+        assert curve.optimizer.warmup_steps - 1 < share * steps <= curve.optimizer.warmup_steps
+        assert curve.optimizer.learning_rate == peak
+        assert (data.predictions_per_row, data.sequence_length) == (predictions, length)
+
+
+def test_the_paper_trains_nine_tenths_of_the_steps_at_128_and_the_rest_at_512():
+    recipe = load_experiment("bert_base_phases")
+    assert [(part.last_step, part.experiment.data.sequence_length) for part in parts(recipe)] == [
+        (900_000, 128), (1_000_000, 512)
+    ]  # fmt: skip
+    assert len(curves(recipe)) == 1, "one curve over both"
 
 
 def test_the_recipe_of_mosaicbert_has_the_published_figures():
