@@ -2,9 +2,9 @@
 
     python -m benchmarks.plan_memory [--runs bert_mini:64x128 ...] [--output RESULT.json]
 
-Each run is a process of its own. It plans the step, then makes the state and takes three steps. What the process holds once everything is compiled, and
-before an array is made, is subtracted from the most it ever holds after that. What the compilers have freed is given
-back to the system first, or the arrays would be laid into it unseen.
+Each run is a process of its own. It plans the step, then makes the state and takes three steps. What the process holds
+once everything is compiled, and before an array is made, is subtracted from the most it ever holds after that. What the
+compilers have freed is given back to the system first, or the arrays would be laid into it unseen.
 """
 
 import argparse
