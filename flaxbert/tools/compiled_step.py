@@ -65,7 +65,7 @@ def compile_step(experiment: Experiment, mesh: Mesh) -> CompiledStep:
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if "RESOURCE_EXHAUSTED" not in str(error) or "vmem" in str(error).lower():  # a kernel's, no batch's
                 raise
             raise DoesNotFitError(_needed(str(error))) from None
     return CompiledStep(

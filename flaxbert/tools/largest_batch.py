@@ -12,7 +12,7 @@ from flaxbert.config import Experiment
 from flaxbert.tools.compiled_step import CompiledStep, DoesNotFitError, compile_step, state_bytes
 
 CLOSE_ENOUGH = 32  # the answer is at most one part in so many below the largest batch: a compilation takes a minute
-FARTHEST = 16  # times what fits: how far the line is trusted
+FARTHEST = 64  # times what fits: how far the line is trusted
 
 Waiting = Callable[[str], contextlib.AbstractContextManager[Any]]
 

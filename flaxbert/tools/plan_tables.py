@@ -50,7 +50,10 @@ def _table(title: str, *headings: str) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=any(headings),
+        min_width=len(title),
+    )  # fmt: skip
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left")
     return table

@@ -103,7 +103,7 @@ def device_memory(device: Any, devices: int) -> DeviceMemory | None:
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         shared = "the machine's memory" if devices == 1 else f"the machine's memory, for each of {devices} devices"
         return DeviceMemory(machine // devices, shared)
-    limit = (device.memory_stats() or {}).get("bytes_limit") if device.client is not None else None
+    limit = (device.memory_stats() or {}).get("bytes_limit")
     return None if limit is None else DeviceMemory(limit, "what JAX may take of it")
 
 
