@@ -13,7 +13,7 @@ import tyro
 
 from data_pipeline.config import DataConfig
 from flaxbert import flags
-from flaxbert.commands import Doctor, Evaluate, Export, FillMask, Import, Prepare, Pretrain, Quickstart
+from flaxbert.commands import Doctor, Evaluate, Export, FillMask, Import, Plan, Prepare, Pretrain, Quickstart
 from flaxbert.config import Experiment, with_vocabulary
 
 DONE, USER_ERROR, STOPPED = 0, 1, 75
@@ -105,6 +105,26 @@ def _begin_with(model: str, experiment: Experiment, corpus: Any) -> tuple[Any, l
     return initial_params(model, loaded.checkpoint, experiment.model, experiment.train.seed)
 
 
+def plan(arguments: Plan) -> int:
+    from data_pipeline.progress import Progress
+    from data_pipeline.store import open_corpus
+    from flaxbert.tools.doctor import check_outputs
+
+    check_outputs(arguments.json, None)
+    experiment = arguments.settings
+    if arguments.corpus is not None:
+        experiment = with_vocabulary(experiment, open_corpus(arguments.corpus).vocab_size)
+    if arguments.topology is not None:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the slice is compiled for: nothing here is to be taken up
+
+    from flaxbert.tools import plan_tables
+    from flaxbert.tools.plan import plan as run
+
+    waiting = Progress(visible=True).waiting
+    plan_tables.show(run(experiment, arguments.topology, arguments.mfu, arguments.search, waiting), arguments.json)
+    return DONE
+
+
 def doctor(arguments: Doctor) -> int:
     """Status 0 with troubles found, too: they are an answer, not an error."""
     from data_pipeline import health, progress, verdicts
@@ -189,6 +209,7 @@ def quickstart(arguments: Quickstart) -> int:
 COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
     "prepare": (Prepare, prepare),
     "pretrain": (Pretrain, pretrain),
+    "plan": (Plan, plan),
     "doctor": (Doctor, doctor),
     "export": (Export, export),
     "import": (Import, import_),
@@ -242,12 +263,14 @@ def _parse(kind: Any, name: str, argv: list[str]) -> Any:
         border = argv.index("--")
         return dataclasses.replace(_parse(kind, name, argv[:border]), beam_flags=tuple(argv[border + 1:]))
     default: Any = None
-    if kind in (Pretrain, Evaluate) and argv and argv[0] not in ("-h", "--help"):
-        first = "EXPERIMENT" if kind is Pretrain else "MODEL"
+    if kind in (Pretrain, Plan, Evaluate) and argv and argv[0] not in ("-h", "--help"):
+        first = "MODEL" if kind is Evaluate else "EXPERIMENT"
         if argv[0].startswith("-"):
             raise ValueError(f"found {argv[0]} before the {first}: flaxbert {name} {first} {argv[0]} ...")
         if kind is Pretrain:
             default = Pretrain(argv[0], tyro.MISSING, tyro.MISSING, settings=flags.load_experiment(argv[0]))
+        elif kind is Plan:
+            default = Plan(argv[0], settings=flags.load_experiment(argv[0]))
         else:
             default = Evaluate(argv[0], tyro.MISSING, _data_of(argv[0]))
     return flags.parse(kind, f"flaxbert {name}", argv, default)

@@ -81,6 +81,26 @@ class Pretrain:
 
 
 @dataclasses.dataclass(frozen=True)
+class Plan:
+    """Compile the train step without running it: memory, FLOPs, traffic, the largest batch, device hours."""
+
+    experiment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
+    """A name in experiments/ or the path of a Python file that defines EXPERIMENT."""
+    topology: str | None = None
+    """A TPU slice that need not be there, such as v5e:4x4, v6e:2x4 or v5p:2x2x2; needs the extra `tpu`. None: the
+    devices of this machine."""
+    corpus: str | None = None
+    """A prepared corpus, for the size of its vocabulary. None: `--model.vocab-size`, or 30,522."""
+    mfu: float = 0.5
+    """The share of the devices' peak that speeds and hours are told at."""
+    search: int = 8
+    """Compilations that the search for the largest batch may take. 0: no search."""
+    json: str | None = None
+    """Write the plan as JSON. `-`: to standard output, and nothing else."""
+    settings: Annotated[Experiment, tyro.conf.arg(name="")] = Experiment()
+
+
+@dataclasses.dataclass(frozen=True)
 class Doctor:
     """Examine a prepared corpus: what makes runs fail, and what mends it."""
 

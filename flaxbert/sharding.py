@@ -1,6 +1,7 @@
 """Where every array lies: parameter path → named axes → mesh axes. Two tables and the functions that read them."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -43,18 +44,25 @@ MESH_AXES: dict[str, str | tuple[str, ...] | None] = {
 }
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """A mesh of all devices with the axes data, fsdp and tensor."""
-    devices = jax.device_count()
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of all devices, or of those given, with the axes data, fsdp and tensor."""
+    devices = jax.devices() if devices is None else list(devices)
     rest = config.fsdp * config.tensor
-    data = config.data if config.data is not None else devices // rest
-    if data * rest != devices:
+    data = config.data if config.data is not None else len(devices) // rest
+    if data * rest != len(devices):
         raise ValueError(
             f"mesh.data={config.data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} does not fit "
-            f"the {devices} device(s) found"
+            f"the {len(devices)} device(s) found"
         )
-    # Auto axes: Linen's constraints and the embedding gather raise under make_mesh's default, Explicit.
-    return jax.make_mesh((data, config.fsdp, config.tensor), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
+    shape, names = (data, config.fsdp, config.tensor), ("data", "fsdp", "tensor")
+    try:
+        # Auto axes: Linen's constraints and the embedding gather raise under make_mesh's default, Explicit.
+        return jax.make_mesh(shape, names, (AxisType.Auto,) * 3, devices=devices)
+    except NotImplementedError:  # a TPU's links form a grid, and each axis has to lie along whole sides of it
+        raise ValueError(
+            f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} cannot be laid along the links "
+            f"of these {len(devices)} {devices[0].device_kind} devices: take products of the sides of their grid"
+        ) from None
 
 
 def partition_spec(*axes: str | None) -> PartitionSpec:

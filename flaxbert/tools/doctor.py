@@ -49,17 +49,17 @@ def show(report: Report, json_file: str | None = None, plot_file: str | None = N
     else:
         _print(report, Console(highlight=False))
         if json_file is not None:
-            _write("--json", json_file, text.encode("utf-8"))
+            write_output("--json", json_file, text.encode("utf-8"))
             print(f"written: {json_file}")
     if plot_file is not None:
         from flaxbert.tools.doctor_plot import draw
 
-        _write("--plot", plot_file, draw(report))
+        write_output("--plot", plot_file, draw(report))
         if json_file != TO_STANDARD_OUTPUT:
             print(f"written: {plot_file}")
 
 
-def _write(flag: str, name: str, content: bytes) -> None:
+def write_output(flag: str, name: str, content: bytes) -> None:
     """Replaces a file as a whole, or leaves it as it was."""
     path = pathlib.Path(name)
     temporary = path.with_name(f".{path.name}.tmp")

@@ -102,6 +102,13 @@ def test_data_takes_what_the_other_axes_leave(config, shape):
     assert tuple(make_mesh(config).shape.values()) == shape
 
 
+def test_a_mesh_can_be_made_of_some_of_the_devices():
+    devices = jax.devices()[1:3]
+    assert set(make_mesh(MeshConfig(fsdp=2), devices).devices.flat) == set(devices)
+    with pytest.raises(ValueError, match=r"does not fit the 2 device\(s\) found"):
+        make_mesh(MeshConfig(data=4), devices)
+
+
 def test_a_constraint_constrains():
     """Under `with mesh:` constraints are silently ignored and under Explicit axes they raise: look at the result."""
     mesh = make_mesh(MeshConfig(data=2, tensor=2))
