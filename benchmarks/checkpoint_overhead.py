@@ -80,7 +80,7 @@ def measure(functions: Functions, batch: dict[str, np.ndarray], blocks: int, eve
     """Seconds of each block by the clock and by the processor, and of waiting in its save."""
     placed, state = functions.put(batch), functions.init()
     step = functions.train.lower(state, placed).compile()
-    without, saving = [], []
+    without, saving = list[tuple[float, ...]](), list[tuple[float, ...]]()
     with open_checkpoints(folder, keep=2) as checkpoints:
         for number in range(blocks + 1):
             state, bare = run_block(step, state, placed, every, None)

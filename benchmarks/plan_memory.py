@@ -41,7 +41,7 @@ def measure(run: str) -> dict[str, Any]:
         data=dataclasses.replace(found.data, sequence_length=int(length)),
         train=dataclasses.replace(found.train, batch_size=int(rows)),
     )  # fmt: skip
-    planned = plan(experiment, search=0)
+    planned, = plan(experiment, search=0)
     mesh = make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
         functions = build_functions(experiment, mesh)

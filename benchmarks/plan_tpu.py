@@ -52,7 +52,7 @@ def key_figures(topology: str, preset: str, length: int, search: int) -> dict[st
 
     begin = time.perf_counter()
     experiment = experiment_of(topology, preset, length)
-    found = plan(experiment, topology, search=search)
+    found, = plan(experiment, topology, search=search)
     found.pop("settings")
     named = {"topology": topology, "preset": preset, "length": length, "batch_size": experiment.train.batch_size}
     return {**named, "seconds_to_plan": round(time.perf_counter() - begin, 1), **found}

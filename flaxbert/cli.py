@@ -55,7 +55,7 @@ def _train(
     from flaxbert.training.checkpoint import saved_steps
     from flaxbert.training.compilation import keep_compilations
     from flaxbert.training.distributed import wait_for_all
-    from flaxbert.training.loop import check_devices, train
+    from flaxbert.training.loop import DeviceMemoryError, check_devices, train
     from flaxbert.training.run import begin_or_resume, check_run, check_space, describe_changes, only_launch
 
     import jax
@@ -76,8 +76,22 @@ def _train(
         if first:
             begin_or_resume(workdir, experiment, facts, str(pathlib.Path(corpus.path) / "tokenizer"), init)
         wait_for_all("the run's folder is there")
-        outcome = train(experiment, workdir, _streams(corpus, experiment), stop, begin)
+        try:
+            outcome = train(experiment, workdir, _streams(corpus, experiment), stop, begin)
+        except DeviceMemoryError as error:
+            raise ValueError(f"{error}: {_what_would_fit(error.experiment)}") from error
     return STOPPED if outcome.stopped else DONE
+
+
+def _what_would_fit(experiment: Experiment) -> str:
+    import jax
+
+    from flaxbert.sharding import make_mesh
+    from flaxbert.tools.plan import what_would_fit
+
+    if jax.process_count() > 1:  # the others end in seconds: there is no time to compile
+        return "a larger --train.microbatches, a smaller --train.batch-size or `flaxbert plan` help"
+    return what_would_fit(experiment, make_mesh(experiment.mesh))
 
 
 def _outlook(corpus: Any, experiment: Experiment) -> list[str]:

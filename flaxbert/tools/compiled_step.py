@@ -40,16 +40,17 @@ class DoesNotFitError(Exception):
 
 
 def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of the arrays of a global batch."""
+    """Shapes and types of the arrays of a global batch on the devices."""
     rows, data = experiment.train.batch_size, experiment.data
-    shapes = {
-        **dict.fromkeys(("input_ids", "segment_ids", "sequence_ids", "position_ids"), data.sequence_length),
-        **dict.fromkeys(("masked_positions", "masked_ids", "masked_weights"), data.predictions_per_row),
-        **dict.fromkeys(("cls_positions", "next_sentence_labels", "next_sentence_weights"), data.packing),
+    shapes: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("input_ids", "segment_ids", "sequence_ids", "position_ids"), (rows, data.sequence_length)),
+        **dict.fromkeys(("masked_positions", "masked_ids", "masked_weights"), (rows, data.predictions_per_row)),
+        **dict.fromkeys(("cls_positions", "next_sentence_labels", "next_sentence_weights"), (rows, data.packing)),
+        **dict.fromkeys(("rows", "stop"), (rows,)),
     }
     return {
-        name: jax.ShapeDtypeStruct((rows, width), jnp.float32 if name.endswith("_weights") else jnp.int32)
-        for name, width in shapes.items()
+        name: jax.ShapeDtypeStruct(shape, jnp.float32 if name.endswith("_weights") else jnp.int32)
+        for name, shape in shapes.items()
     }
 
 
@@ -134,19 +135,14 @@ def counted_flops(experiment: Experiment) -> float | None:
 def _lowered_flops(experiment: Experiment, layers: int) -> float | None:
     alone = dataclasses.replace(
         experiment, model=dataclasses.replace(experiment.model, num_layers=layers), mesh=MeshConfig(),
-        train=without_microbatches(experiment.train),
+        # The same batch in one piece: a loop over pieces would hide all but one of them from XLA's count.
+        train=dataclasses.replace(experiment.train, microbatches=1),
     )  # fmt: skip
     mesh = make_mesh(alone.mesh, jax.devices()[:1])
     functions = build_functions(alone, mesh)
     with jax.set_mesh(mesh):
         lowered = functions.train.lower(functions.abstract_state, abstract_batch(alone))
     return _cost(lowered.cost_analysis())
-
-
-def without_microbatches(train: Any) -> Any:
-    """The same batch in one piece: a loop over pieces would hide all but one of them from XLA's count."""
-    has_field = any(field.name == "microbatches" for field in dataclasses.fields(train))
-    return dataclasses.replace(train, microbatches=1) if has_field else train
 
 
 def _cost(analysis: Any) -> float | None:

@@ -38,7 +38,7 @@ def try_step(experiment: Experiment, mesh: Mesh, capacity: int | None) -> tuple[
 
 def rows_multiple(experiment: Experiment, mesh: Mesh) -> int:
     """What a global batch must be a multiple of."""
-    return mesh.shape["data"] * mesh.shape["fsdp"] * getattr(experiment.train, "microbatches", 1)
+    return mesh.shape["data"] * mesh.shape["fsdp"] * experiment.train.microbatches
 
 
 def find_largest_batch(

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from flaxbert.config import Experiment, with_vocabulary
+from flaxbert.phases import Part, parts
 from flaxbert.sharding import make_mesh
 from flaxbert.tools.compiled_step import CompiledStep, counted_flops, state_bytes
 from flaxbert.tools.largest_batch import Attempt, Waiting, bounds, find_largest_batch, rows_multiple, try_step
@@ -24,11 +25,12 @@ Plan = dict[str, Any]
 def plan(
     experiment: Experiment, topology: str | None = None, mfu: float = 0.5, search: int = 8,
     waiting: Waiting = contextlib.nullcontext,
-) -> Plan:  # fmt: skip
-    """All that can be said of a run before it is made, on a TPU slice that need not be there or on the devices here.
+) -> list[Plan]:  # fmt: skip
+    """All that can be said of each phase of a run before it is made, on a TPU slice that need not be there or on the
+    devices here.
 
-    `search` compilations at most look for the largest batch. Raises ValueError where the experiment does not fit the
-    devices, and for a topology that is not known.
+    `search` compilations a phase at most look for the largest batch. Raises ValueError where the experiment does not
+    fit the devices, and for a topology that is not known.
     """
     if not 0 < mfu <= 1:
         raise ValueError(f"--mfu {mfu} is not in (0, 1]")
@@ -36,12 +38,21 @@ def plan(
         raise ValueError(f"--search {search} is negative")
     experiment, assumed = _with_a_vocabulary(experiment)
     devices = jax.devices() if topology is None else open_topology(topology)
+    return [
+        {"assumed": assumed} | _plan_part(part, topology, devices, mfu, search, waiting) for part in parts(experiment)
+    ]
+
+
+def _plan_part(
+    part: Part, topology: str | None, devices: list[Any], mfu: float, search: int, waiting: Waiting
+) -> Plan:  # fmt: skip
+    experiment: Experiment = part.experiment
     mesh, memory = make_mesh(experiment.mesh, devices), device_memory(devices[0], len(devices))
     capacity = None if memory is None else memory.bytes
     with waiting(f"compiling the step for {experiment.train.batch_size:,} rows"):
         step, first = try_step(experiment, mesh, capacity)
     found = {
-        "assumed": assumed,
+        "steps": part.last_step - part.first_step,
         "versions": compiler_version(),
         "settings": dataclasses.asdict(experiment),
         "devices": _devices(devices, topology, mesh, memory),
@@ -50,7 +61,7 @@ def plan(
         "memory_needed": first.bytes,
         "fits": first.fits if capacity is not None else None,
         "flops": _flops(experiment, step),
-        "speed": _speed(experiment, devices, mfu),
+        "speed": _speed(part, devices, mfu),
         "collectives": None if step is None else _collectives(step),
         "largest_batch": None,
     }
@@ -97,14 +108,15 @@ def _flops(experiment: Experiment, step: CompiledStep | None) -> dict[str, Any]:
     }
 
 
-def _speed(experiment: Experiment, devices: list[Any], mfu: float) -> dict[str, Any] | None:
+def _speed(part: Part, devices: list[Any], mfu: float) -> dict[str, Any] | None:
     """Rates and the length of the schedule at a share of the devices' peak; None where the peak is not known."""
+    experiment: Experiment = part.experiment
     peak, config, length = peak_flops(devices[0].device_kind), experiment.train, experiment.data.sequence_length
     if peak is None:
         return None
     parts = flops_by_part(experiment.model, length, experiment.data.predictions_per_row)
     rows = mfu * peak * len(devices) / sum(parts.values())
-    seconds = config.steps * config.batch_size / rows
+    seconds = (part.last_step - part.first_step) * config.batch_size / rows
     return {
         "mfu": mfu, "peak_flops_per_device": peak, "seconds_per_step": config.batch_size / rows,
         "rows_per_second": rows, "tokens_per_second": rows * length, "seconds": seconds,
@@ -155,10 +167,8 @@ def _suggestion(suggest: Any, *arguments: Any) -> str | None:
 
 
 def _with_microbatches(experiment: Experiment, mesh: Mesh, capacity: int, first: Attempt) -> str | None:
-    """The fewest pieces that fit, of the two likeliest; None where a batch cannot be worked off in pieces."""
-    now = getattr(experiment.train, "microbatches", None)
-    if now is None:
-        return None
+    """The fewest pieces that fit, of the two likeliest."""
+    now = experiment.train.microbatches
     most = experiment.train.batch_size // (rows_multiple(experiment, mesh) // now)
     pieces = [count for count in range(now + 1, most + 1) if most % count == 0]
     if first.bytes is not None:
@@ -166,8 +176,7 @@ def _with_microbatches(experiment: Experiment, mesh: Mesh, capacity: int, first:
         least = now * (first.bytes - fixed) / max(1, capacity - fixed)
         pieces = [count for count in pieces if count >= least] or pieces[-1:]
     for count in pieces[:2]:
-        changed: dict[str, Any] = {"microbatches": count}
-        train = dataclasses.replace(experiment.train, **changed)
+        train = dataclasses.replace(experiment.train, microbatches=count)
         if try_step(dataclasses.replace(experiment, train=train), mesh, capacity)[1].fits:
             return f"--train.microbatches {count}"
     return None

@@ -12,15 +12,22 @@ if TYPE_CHECKING:
 Plan = dict[str, Any]
 
 
-def show(plan: Plan, json_file: str | None = None) -> None:
-    """Prints a plan as tables, or as JSON alone where `json_file` is `-`; writes the file that is asked for."""
+def show(plans: list[Plan], json_file: str | None = None) -> None:
+    """Prints the plan of each phase as tables, or as JSON alone where `json_file` is `-`; writes the file that is asked
+    for. The JSON of a run without phases is its plan, else `phases` lists them.
+    """
     from rich.console import Console
 
-    text = json.dumps(plan, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    content = plans[0] if len(plans) == 1 else {"phases": plans}
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if json_file == TO_STANDARD_OUTPUT:
         print(text, end="")
         return
-    _print(plan, Console(highlight=False))
+    console = Console(highlight=False)
+    for number, plan in enumerate(plans):
+        if len(plans) > 1:
+            console.rule(f"phase {number + 1} of {len(plans)}", align="left")
+        _print(plan, console)
     if json_file is not None:
         write_output("--json", json_file, text.encode("utf-8"))
         print(f"written: {json_file}")
@@ -32,7 +39,7 @@ def _print(plan: Plan, console: "Console") -> None:
     where = devices["topology"] or "this machine"
     console.print(
         f"{plan['parameters']:,} parameters; batches of {train['batch_size']:,} rows of "
-        f"{settings['data']['sequence_length']}, {train['compute_dtype']}; {train['steps']:,} steps"
+        f"{settings['data']['sequence_length']}, {train['compute_dtype']}; {plan['steps']:,} steps"
     )
     console.print(f"{where}: {devices['count']} x {devices['kind']}, mesh {mesh}")
     for sentence in plan["assumed"]:

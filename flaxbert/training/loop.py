@@ -45,6 +45,15 @@ class Outcome(NamedTuple):
     """A signal ended it before the last step; its work is saved."""
 
 
+class DeviceMemoryError(Exception):
+    """The devices' memory is exhausted."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__("the devices' memory is exhausted")
+        self.experiment = experiment
+        """That of the phase whose step needs too much."""
+
+
 class _Run(NamedTuple):
     """What the parts of a run share."""
 
@@ -91,13 +100,15 @@ def train(
 ) -> Outcome:  # fmt: skip
     """Trains from the newest checkpoint of `workdir` (or from the start) to the last step, or until `stop` says so.
 
-    Without `stop`, a SIGTERM or SIGINT does. A run that begins with the parameters `begin_with`, and not with new ones,
+    Raises DeviceMemoryError where the devices have too little memory, and what `Checkpoints` raises. Without `stop`, a
+    SIGTERM or SIGINT does. A run that begins with the parameters `begin_with`, and not with new ones,
     evaluates them first: a line of step 0. Of several processes, the first one speaks and writes.
     """
     mesh, schedule, first = make_mesh(experiment.mesh), run_schedule(experiment), parts(experiment)[0].experiment
     with jax.set_mesh(mesh), open_checkpoints(workdir, experiment.train.keep_checkpoints) as checkpoints:
         functions = build_functions(first, mesh, schedule)
-        progress = _begun(checkpoints, functions, begin_with)
+        with _exhaustion_named(first):
+            progress = _begun(checkpoints, functions, begin_with)
         with (
             _report(workdir, progress.step, experiment.train.steps) as report,
             contextlib.nullcontext(stop) if stop else stop_requested() as stop,
@@ -113,6 +124,17 @@ def train(
                 report.record(held_out)
             run = _Run(experiment, workdir, schedule, streams, checkpoints, report, stop)
             return _train_parts(run, mesh, progress)
+
+
+@contextlib.contextmanager
+def _exhaustion_named(experiment: Experiment) -> Iterator[None]:
+    """XLA's refusal of memory, when a program is compiled or run, as DeviceMemoryError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise DeviceMemoryError(experiment) from error
 
 
 def _begun(checkpoints: Checkpoints, functions: Functions, begin_with: Any) -> _Progress:
@@ -153,7 +175,8 @@ def _train_parts(run: _Run, mesh: jax.sharding.Mesh, progress: _Progress) -> Out
                 f"phase {number + 1} of {len(found)} from step {progress.step:,} on: "
                 f"{part.experiment.train.batch_size:,} rows of {part.experiment.data.sequence_length} tokens"
             )
-        progress, done = _train_part(run, _Course(number, part, functions, flight), progress)
+        with _exhaustion_named(part.experiment):
+            progress, done = _train_part(run, _Course(number, part, functions, flight), progress)
         if not done:
             return _stopped(run.report, progress.step)
     if progress.step == begun:

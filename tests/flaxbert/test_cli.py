@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -323,3 +324,22 @@ def test_a_file_in_the_place_of_the_directory_is_refused(refused, corpora, tmp_p
 def test_a_developer_may_ask_for_the_traceback():
     with pytest.raises(ValueError, match="is no command"):
         cli.main(["frobnicate", "--traceback"])
+
+
+def test_exhausted_memory_is_told_of_with_what_the_step_needs_and_what_would_fit(corpora, environment, tmp_path):
+    """Attention of so many heads takes 8.6 GB a matrix, and the process may have 20 of all."""
+    settings = (
+        "--model.hidden-size", "512", "--model.num-heads", "512", "--model.max-length", "512",
+        "--model.num-layers", "1", "--data.sequence-length", "512", "--train.batch-size", "16", "--train.steps", "2",
+        "--train.eval-every", "0", "--optimizer.warmup-steps", "1",
+    )  # fmt: skip
+    process = flaxbert(
+        "pretrain", "bert_tiny", "--corpus", corpora / "first", "--workdir", tmp_path / "run", *settings,
+        env=environment, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (20 << 30, 20 << 30)),
+    )  # fmt: skip
+    status, said = finish(process)
+    assert status == cli.USER_ERROR, said
+    last = said.splitlines()[-1]
+    assert last.startswith("flaxbert: the devices' memory is exhausted: the step needs")
+    assert "GB per device" in last and "--train.microbatches" in last
+    assert "Traceback" not in said

@@ -17,6 +17,7 @@ from data_pipeline.stream import first_batch
 from data_pipeline.tokenizer import SPECIAL_PIECES
 from flaxbert import cli
 from flaxbert.config import PRESETS, Experiment, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+from flaxbert.phases import Phase
 from flaxbert.sharding import make_mesh
 from flaxbert.tools import compiled_step
 from flaxbert.tools.compiled_step import abstract_batch, compile_step, counted_flops
@@ -52,7 +53,7 @@ def compiled_once(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(compiled_once):
-    return plan(EXPERIMENT, search=1)
+    return plan(EXPERIMENT, search=1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,7 @@ sys.exit(status)
 
 def test_the_tables_hold_every_kind_of_memory_every_part_and_every_collective(found, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    show(found)
+    show([found])
     said = capsys.readouterr().out
     names = [*found["memory"], *found["flops"]["parts"], *found["collectives"]["kinds"]]
     assert [name for name in names if name not in said] == []
@@ -192,10 +193,26 @@ def test_the_tables_hold_every_kind_of_memory_every_part_and_every_collective(fo
 def test_an_assumed_vocabulary_is_stated(found, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     model = dataclasses.replace(EXPERIMENT.model, vocab_size=None)
-    assumed = plan(dataclasses.replace(EXPERIMENT, model=model), search=0)
+    assumed, = plan(dataclasses.replace(EXPERIMENT, model=model), search=0)
     assert assumed["settings"]["model"]["vocab_size"] == 30_522 and found["assumed"] == []
-    show(assumed)
+    show([assumed])
     assert "a vocabulary of 30,522 is assumed: --model.vocab-size or --corpus says" in capsys.readouterr().out
+
+
+def test_each_phase_is_planned_by_itself(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "100")
+    phases = (Phase(steps=6, sequence_length=16), Phase(batch_size=32))
+    first, second = plan(dataclasses.replace(EXPERIMENT, phases=phases), search=0)
+    assert [first["steps"], second["steps"]] == [6, 4]
+    settings = first["settings"], second["settings"]
+    assert [each["data"]["sequence_length"] for each in settings] == [16, 32]
+    assert [each["train"]["batch_size"] for each in settings] == [64, 32]
+    alone = plan(dataclasses.replace(EXPERIMENT, train=TrainConfig(steps=10, batch_size=32)), search=0)[0]
+    assert second["flops"] == alone["flops"] and second["memory"] == alone["memory"] != first["memory"]
+    show([first, second], str(tmp_path / "plan.json"))
+    said = capsys.readouterr().out
+    assert said.index("phase 1 of 2") < said.index("batches of 64 rows of 16") < said.index("phase 2 of 2")
+    assert json.loads((tmp_path / "plan.json").read_text()) == json.loads(json.dumps({"phases": [first, second]}))
 
 
 @pytest.mark.parametrize("flags, words", [
