@@ -5,7 +5,9 @@ import contextlib
 import json
 import logging
 import math
+import os
 import pathlib
+import re
 
 import jax
 import orbax.checkpoint as ocp
@@ -73,6 +75,20 @@ def close_manager(manager: Manager) -> None:
         with contextlib.suppress(*SAVE_ERRORS):
             manager.close()
             return
+
+
+def reason_of(error: BaseException) -> str:
+    """The system's own words where there are any: TensorStore wraps them into a list of paths, and with several
+    processes Orbax raises of the barrier that was then missed.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        if (code := re.search(r"os_error_code='(\d+)'", str(cause))) is not None:
+            return os.strerror(int(code[1]))
+        cause = cause.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _held_out_loss(metrics: dict[str, float]) -> float:
