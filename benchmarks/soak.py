@@ -70,7 +70,8 @@ class Soak:
     def __init__(self, folder: pathlib.Path, rounds: int, seed: int) -> None:
         self.folder, self.corpus, self.steps = folder, folder / "corpus", STEPS_A_ROUND * rounds + 12
         self.environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "compilations"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compilations"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }  # fmt: skip
         write_text(folder / "text.txt", seed)
         settings = ("--tokenizer", "wordpiece", "--vocab-size", "120", "--validation-fraction", "0.2", "--workers", "1")
