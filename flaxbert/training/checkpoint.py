@@ -2,9 +2,7 @@
 
 import contextlib
 import logging
-import os
 import pathlib
-import re
 import shutil
 import sys
 import time
@@ -19,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from flaxbert.training.manifest import MANIFEST, find_damage
 from flaxbert.training.orbax_manager import (
-    SAVE_ERRORS, UNFINISHED, Manager, close_manager, is_no_traceback_of_orbax, open_manager,
+    SAVE_ERRORS, UNFINISHED, Manager, close_manager, is_no_traceback_of_orbax, open_manager, reason_of,
 )  # fmt: skip
 from flaxbert.training.recovery import checkpoint_folder, newest_whole, saved_steps, settle_newest
 from flaxbert.training.step import TrainState
@@ -146,7 +144,7 @@ class Checkpoints:
                 shutil.rmtree(left, ignore_errors=True)
 
     def _tell(self, step: int, committed: bool, error: BaseException | None) -> None:
-        reason = "another process failed" if error is None else _reason(error)
+        reason = "another process failed" if error is None else reason_of(error)
         path = self._folder / str(step)
         if committed:
             self.say(f"checkpoint {path} is saved, but what follows a save failed ({reason})")
@@ -229,21 +227,7 @@ def _damage_named(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, ValueError, TypeError, OSError) as error:
-        raise ValueError(f"checkpoint {path} cannot be restored ({_reason(error)})") from error
-
-
-def _reason(error: BaseException) -> str:
-    """The system's own words where there are any: TensorStore wraps them into a list of paths, and with several
-    processes Orbax raises of the barrier that was then missed.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        if (code := re.search(r"os_error_code='(\d+)'", str(cause))) is not None:
-            return os.strerror(int(code[1]))
-        cause = cause.__context__
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"checkpoint {path} cannot be restored ({reason_of(error)})") from error
 
 
 def _named(step: int | None) -> str:

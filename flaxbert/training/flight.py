@@ -74,6 +74,8 @@ class Flight:
         outcome = jax.device_get(step.outcome)  # blocks until it is done
         self.interval.steps += 1
         self.stop = self.stop or bool(outcome.stop)
+        if self.hopeless is not None:
+            return
         if not outcome.finite:
             self._report.say(
                 f"step {step.number:,}: loss {outcome.loss:.4g}, gradient norm {outcome.gradient_norm:.4g}: "
@@ -84,7 +86,7 @@ class Flight:
                 f"step {step.number:,}: loss {outcome.loss:.4g}, gradient norm {outcome.gradient_norm:.4g}: a spike, "
                 "so its update was skipped"
             )
-        if self.hopeless is None and outcome.not_finite >= MOST_NOT_FINITE:
+        if outcome.not_finite >= MOST_NOT_FINITE:
             self.hopeless = step
         if step.sums is not None:
             self._report.record(self._line(step.number, jax.device_get(step.sums)))

@@ -45,9 +45,10 @@ def judge(guard: Guard, loss: jax.Array, gradient_norm: jax.Array, skip_spikes: 
     """What to do with a step, and the guard after it.
 
     A spike enters the history at the bound that it passed, so that a level which has truly risen is accepted in time;
-    what is not finite does not enter.
+    what is not finite does not enter. Once there is no hope, nothing is accepted: the loop learns of it a few steps
+    later, and the parameters have to be those that it is to keep.
     """
-    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm) & (guard.not_finite < MOST_NOT_FINITE)
     bounds = [_bound(ring) if skip_spikes else jnp.inf for ring in (guard.losses, guard.gradient_norms)]
     full = guard.seen >= HISTORY
     bound_loss, bound_norm = (jnp.where(full, bound, jnp.inf) for bound in bounds)

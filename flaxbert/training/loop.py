@@ -201,6 +201,7 @@ def _train_part(run: _Run, course: _Course, progress: _Progress) -> tuple[_Progr
         saves = _is_due(config.checkpoint_every, progress.step, last)
         if evaluates or saves:
             course.flight.land()
+            _check_hope(run, course, progress.state)
         with interval.paused():
             if evaluates:
                 held_out = _held_out(run, course, progress)
@@ -212,6 +213,7 @@ def _train_part(run: _Run, course: _Course, progress: _Progress) -> tuple[_Progr
                 saved = progress.step
     steps.close()
     course.flight.land()
+    _check_hope(run, course, progress.state)
     if progress.position is not None:
         _save(run, run.checkpoints.commit, progress, held_out)
     return progress, saved == progress.step == last
@@ -226,7 +228,7 @@ def _steps(run: _Run, course: _Course, progress: _Progress) -> Generator[_Progre
     batch, after = next(batches := run.streams.train(course.number, progress.position))
     train_step = functions.train.lower(state, functions.put(batch)).compile()
     flight.interval.restart()
-    with open_profile(config.profiled, run.workdir) as profile:
+    with open_profile(config.profiled, run.workdir, run.report.say) as profile:
         # Of one process alone the handler is asked: its answer is there a step or two before that of the devices.
         while step < course.part.last_step and not (flight.stop or (jax.process_count() == 1 and run.stop())):
             profile(step, flight.land)
@@ -236,12 +238,17 @@ def _steps(run: _Run, course: _Course, progress: _Progress) -> Generator[_Progre
             if _is_due(config.log_every, step, course.part.last_step):
                 sums, state = state.sums, state._replace(sums=functions.zero_sums())
             flight.add(Step(step, outcome, sums, batch))
-            if flight.hopeless is not None:
-                raise keep_for_study(run.workdir, state, flight.hopeless)
+            _check_hope(run, course, state)
             position = after
             batch, after = next(batches)
             yield _Progress(step, state, position)
         profile(step, flight.land)
+
+
+def _check_hope(run: _Run, course: _Course, state: TrainState) -> None:
+    """Raises ValueError once too many steps in a row, of those that are done, were not finite; saves nothing."""
+    if course.flight.hopeless is not None:
+        raise keep_for_study(run.workdir, state, course.flight.hopeless)
 
 
 def _held_out(run: _Run, course: _Course, progress: _Progress) -> Record | None:

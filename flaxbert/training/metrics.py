@@ -5,7 +5,6 @@ import json
 import math
 import os
 import pathlib
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flaxbert.config import ModelConfig
-
-Record = dict[str, Any]
+from flaxbert.training.files import write_atomically
+from flaxbert.training.tensorboard import Record, open_board
 
 # Dense bfloat16 peak of one device in FLOP/s, by a part of its `device_kind` (vendors' data sheets).
 PEAK_FLOPS = (
@@ -76,9 +75,9 @@ def open_report(workdir: str, first_step: int, steps: int) -> Iterator[Report]:
     with contextlib.ExitStack() as stack:
         path = pathlib.Path(workdir) / "metrics.jsonl"
         evaluated = _last_evaluated(path, first_step)
-        lines = stack.enter_context(_json_lines(path, first_step))
-        board = stack.enter_context(_tensorboard(pathlib.Path(workdir) / "tensorboard", first_step))
         console = stack.enter_context(_console(first_step, steps))
+        lines = stack.enter_context(_json_lines(path, first_step, console.say))
+        board = stack.enter_context(open_board(pathlib.Path(workdir) / "tensorboard", first_step, console.say))
 
         def record(line: Record) -> None:
             for write in (lines, board, console.record):
@@ -88,19 +87,38 @@ def open_report(workdir: str, first_step: int, steps: int) -> Iterator[Report]:
 
 
 @contextlib.contextmanager
-def _json_lines(path: pathlib.Path, first_step: int) -> Iterator[Callable[[Record], None]]:
-    """Appends one line a record. A line cut short by a crash, and lines of steps to be done again, are dropped."""
+def _json_lines(path: pathlib.Path, first_step: int, say: Callable[[str], None]) -> Iterator[Callable[[Record], None]]:
+    """Appends one line a record. A line cut short by a crash, and lines of steps to be done again, are dropped.
+
+    Lines that cannot be written are told of to `say` and tried again with the next one: a full disk costs none where
+    it is mended in time. Raises OSError where they are still missing at the end.
+    """
     kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
-    with open(path, "a", encoding="utf-8") as file:
+    write_atomically(path, "".join(kept))
+    unwritten = b""
+    with open(path, "ab", buffering=0) as file:
+
+        def write_on() -> str | None:
+            """Why lines are left unwritten; None where there are none. The file may end in a part of a line."""
+            nonlocal unwritten
+            try:
+                while unwritten:
+                    unwritten = unwritten[file.write(unwritten):]
+            except OSError as error:
+                left = len(unwritten.splitlines())
+                return f"{path} cannot be written ({error.strerror}): it lacks the last {left} of its lines"
+            return None
 
         def write(record: Record) -> None:
-            file.write(json.dumps({name: _written(value) for name, value in record.items()}) + "\n")
-            file.flush()
+            nonlocal unwritten
+            line = json.dumps({name: _written(value) for name, value in record.items()}) + "\n"
+            unwritten += line.encode()
+            if (reason := write_on()) is not None:
+                say(f"{reason}, which are tried again with the next")
 
         yield write
+        if (reason := write_on()) is not None:
+            raise OSError(reason)
 
 
 def _written(value: Any) -> Any:
@@ -126,30 +144,15 @@ def _whole_lines(path: pathlib.Path) -> list[str]:
     return whole
 
 
-@contextlib.contextmanager
-def _tensorboard(folder: pathlib.Path, first_step: int) -> Iterator[Callable[[Record], None]]:
-    """Scalars under `train/` and `validation/`. Training does not end because a chart cannot be written."""
-    os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "upb")
-    from tensorboardX import SummaryWriter
-
-    try:
-        writer = SummaryWriter(str(folder), purge_step=first_step + 1)
-    except OSError as error:
-        warnings.warn(f"TensorBoard is off: {error}", stacklevel=2)
-        yield lambda record: None
-        return
-
-    def write(record: Record) -> None:
-        for name, value in record.items():
-            if name not in ("step", "split") and _written(value) is not None:
-                writer.add_scalar(f"{record['split']}/{name}", value, record["step"])
-
-    with contextlib.closing(writer):
-        yield write
-
-
 class _Console(Console):
     """A console that nobody need listen to: rich's own ends the program where the reader of its pipe has gone."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Nor need there be room for what is said, where it goes to a file."""
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

@@ -5,7 +5,10 @@ import contextlib
 import json
 import logging
 import math
+import os
 import pathlib
+import re
+import shutil
 
 import jax
 import orbax.checkpoint as ocp
@@ -17,6 +20,7 @@ from flaxbert.training.manifest import write_manifest
 
 SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # the system's and Orbax's, TensorStore's, JAX's
 UNFINISHED = atomicity_types.TMP_DIR_SUFFIX  # in the name of what is not committed
+DELETED = "deleted"  # the folder of checkpoints that are being deleted
 
 
 class _ProvenPath(atomicity.AtomicRenameTemporaryPath):  # type: ignore[misc]
@@ -38,12 +42,15 @@ class _ProvenPath(atomicity.AtomicRenameTemporaryPath):  # type: ignore[misc]
 
 
 def open_manager(folder: pathlib.Path, keep: int) -> Manager:
-    """Keeps the newest `keep` checkpoints and the one with the lowest held-out loss."""
+    """Keeps the newest `keep` checkpoints and the one with the lowest held-out loss. Those that go are renamed first:
+    what a kill leaves of one must not be taken for a damaged checkpoint.
+    """
     lowest = BestN(get_metric_fn=_held_out_loss, reverse=True, n=1)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy([LatestN(keep), lowest]),
         best_fn=_held_out_loss,  # without it metrics are not written, and the best is forgotten with the process
         best_mode="min",
+        todelete_subdir=DELETED,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
         temporary_path_class=_ProvenPath,
@@ -57,7 +64,18 @@ def open_manager(folder: pathlib.Path, keep: int) -> Manager:
     arrays, registry = ocp.PyTreeCheckpointHandler(use_compression=False), ocp.DefaultCheckpointHandlerRegistry()
     for arguments in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
         registry.add("state", arguments, arrays)
-    return Manager(folder, options=options, handler_registry=registry)
+    if jax.process_index() == 0:
+        shutil.rmtree(folder / DELETED, ignore_errors=True)
+    manager = Manager(folder, options=options, handler_registry=registry)
+    rename = manager._checkpoint_deleter.delete
+
+    def delete(step: int) -> None:
+        rename(step)
+        if jax.process_index() == 0:
+            shutil.rmtree(folder / DELETED, ignore_errors=True)
+
+    manager._checkpoint_deleter.delete = delete
+    return manager
 
 
 def is_no_traceback_of_orbax(record: logging.LogRecord) -> bool:
@@ -73,6 +91,20 @@ def close_manager(manager: Manager) -> None:
         with contextlib.suppress(*SAVE_ERRORS):
             manager.close()
             return
+
+
+def reason_of(error: BaseException) -> str:
+    """The system's own words where there are any: TensorStore wraps them into a list of paths, and with several
+    processes Orbax raises of the barrier that was then missed.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        if (code := re.search(r"os_error_code='(\d+)'", str(cause))) is not None:
+            return os.strerror(int(code[1]))
+        cause = cause.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _held_out_loss(metrics: dict[str, float]) -> float:

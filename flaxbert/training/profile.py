@@ -8,11 +8,20 @@ import jax
 
 
 @contextlib.contextmanager
-def open_profile(steps: range, workdir: str) -> Iterator[Callable[[int, Callable[[], None]], None]]:
+def open_profile(
+    steps: range, workdir: str, say: Callable[[str], None]
+) -> Iterator[Callable[[int, Callable[[], None]], None]]:  # fmt: skip
     """Gives a function to be called, after each step and before the first one, with the number of steps done and a
-    function that waits for those under way. A profile that was begun is written, however the run ends.
+    function that waits for those under way. A profile that was begun is written, however the run ends; where it cannot
+    be, that is said, and the run goes on.
     """
-    running = False
+    running, folder = False, str(pathlib.Path(workdir) / "tensorboard")
+
+    def write() -> None:
+        try:
+            jax.profiler.stop_trace()
+        except (OSError, RuntimeError) as error:
+            say(f"the profile could not be written into {folder} ({str(error).splitlines()[0]})")
 
     def profile(step: int, wait: Callable[[], None]) -> None:
         nonlocal running
@@ -20,13 +29,13 @@ def open_profile(steps: range, workdir: str) -> Iterator[Callable[[int, Callable
         if due != running:
             wait()
             if due:
-                jax.profiler.start_trace(str(pathlib.Path(workdir) / "tensorboard"))
+                jax.profiler.start_trace(folder)
             else:
-                jax.profiler.stop_trace()
+                write()
             running = due
 
     try:
         yield profile
     finally:
         if running:
-            jax.profiler.stop_trace()
+            write()

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 from data_pipeline import tokenizer as tokenizers
 from flaxbert.config import Experiment, from_dict
 from flaxbert.training.checkpoint import saved_steps
+from flaxbert.training.files import copy_folder, write_atomically
 
 FORMAT_VERSION = 1
 LOCK = ".lock"
@@ -59,7 +59,7 @@ def begin_or_resume(
         settings = {name: list(pair) for name, pair in changed.items()}
         entry = {"step": max(saved_steps(workdir), default=0), "settings": settings}
         run = dataclasses.replace(run, experiment=experiment, changes=[*run.changes, entry])
-    _write_atomically(folder / "config.json", json.dumps(dataclasses.asdict(run), indent=2) + "\n")
+    write_atomically(folder / "config.json", json.dumps(dataclasses.asdict(run), indent=2) + "\n")
     return run
 
 
@@ -185,17 +185,7 @@ def _copy_tokenizer(folder: pathlib.Path, tokenizer_folder: str, fingerprint: st
         )
     target = folder / "tokenizer"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(tokenizer_folder, target)
-
-
-def _write_atomically(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    copy_folder(pathlib.Path(tokenizer_folder), target)
 
 
 def _versions() -> dict[str, str]:

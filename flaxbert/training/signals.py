@@ -1,7 +1,6 @@
 """Signals that ask a run to stop. Imports nothing slow: a launch listens before it does anything else."""
 
 import contextlib
-import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,10 +13,9 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
     watched = (signal.SIGTERM, signal.SIGINT)
 
     def listen(number: int, frame: Any) -> None:
-        if received:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
         received.append(number)
+        for each in watched:  # by the system itself: no Python need run, which waits for a compilation or a dead disk
+            signal.signal(each, signal.SIG_DFL)
 
     before = {number: signal.signal(number, listen) for number in watched}
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.config import DataConfig
 from flaxbert.config import Experiment, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
-from flaxbert.training.loop import Streams
+from flaxbert.training.loop import Outcome, Streams, train
 from flaxbert.training.step import build_functions
 
 EXPERIMENT = Experiment(
@@ -87,6 +87,14 @@ def batch_of():
 @pytest.fixture(scope="session")
 def streams_of():
     return synthetic_streams
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(quick_compilations, tmp_path_factory):
+    """The run that all others are held against: 12 steps, lines every 4, evaluations every 6, checkpoints every 3."""
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    assert train(EXPERIMENT, str(workdir), synthetic_streams()) == Outcome(12, False)
+    return workdir
 
 
 @pytest.fixture(scope="session", autouse=True)

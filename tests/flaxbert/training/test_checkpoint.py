@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from flaxbert.config import MeshConfig
 from flaxbert.sharding import make_mesh
 from flaxbert.training.checkpoint import open_checkpoints, restore_params, saved_steps
+from flaxbert.training.guard import new_guard
 from flaxbert.training.optimizer import AdamState
 from flaxbert.training.step import TrainState, step_sums
 
@@ -40,7 +41,8 @@ def make_state(seed=0, width=64):
         return {"layer": {name: jnp.asarray(generator.normal(size=s), jnp.float32) for name, s in shapes.items()}}
 
     adam = AdamState(jnp.int32(7), draw(), draw())
-    return TrainState(jnp.int32(7), draw(), (optax.EmptyState(), adam), step_sums() | {"tokens": jnp.float32(123.0)})
+    sums = step_sums() | {"tokens": jnp.float32(123.0)}
+    return TrainState(jnp.int32(7), draw(), (optax.EmptyState(), adam), new_guard(), sums)
 
 
 def save_steps(folder, steps, keep=3, losses=None, state=None):

@@ -13,11 +13,14 @@ import optax
 import pytest
 
 from flaxbert.training.checkpoint import FAILED_SAVES, open_checkpoints
+from flaxbert.training.guard import new_guard
 from flaxbert.training.manifest import find_damage
 from flaxbert.training.recovery import saved_steps
 from flaxbert.training.step import TrainState, step_sums
 
-STATE = TrainState(jnp.int32(1), {"kernel": jnp.arange(40_000.0).reshape(200, 200)}, optax.EmptyState(), step_sums())
+STATE = TrainState(
+    jnp.int32(1), {"kernel": jnp.arange(40_000.0).reshape(200, 200)}, optax.EmptyState(), new_guard(), step_sums()
+)  # fmt: skip
 
 
 def save(checkpoints, step):

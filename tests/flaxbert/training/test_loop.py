@@ -55,14 +55,6 @@ def checkpoints(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, experiment, streams_of):
-    """The run that all others are held against: 12 steps, lines every 4, evaluations every 6, checkpoints every 3."""
-    workdir = tmp_path_factory.mktemp("uninterrupted")
-    assert train(experiment, str(workdir), streams_of()) == Outcome(12, False)
-    return workdir
-
-
 def test_a_run_writes_its_lines_and_checkpoints(uninterrupted):
     assert [(line["step"], line["split"]) for line in lines(uninterrupted)] == [
         (4, "train"), (6, "validation"), (8, "train"), (12, "train"), (12, "validation")

@@ -17,7 +17,9 @@ import numpy as np
 import optax
 import pytest
 
+from flaxbert.training import orbax_manager
 from flaxbert.training.checkpoint import open_checkpoints, restore_params
+from flaxbert.training.guard import new_guard
 from flaxbert.training.manifest import MANIFEST, find_damage
 from flaxbert.training.recovery import saved_steps
 from flaxbert.training.step import TrainState, step_sums
@@ -25,7 +27,7 @@ from flaxbert.training.step import TrainState, step_sums
 
 def state_of(step):
     params = {"kernel": jnp.full((40, 50), step, jnp.float32)}
-    return TrainState(jnp.int32(step), params, optax.EmptyState(), step_sums())
+    return TrainState(jnp.int32(step), params, optax.EmptyState(), new_guard(), step_sums())
 
 
 ABSTRACT = jax.tree.map(
@@ -149,6 +151,16 @@ def test_a_name_that_is_taken_is_numbered_on(run):
     assert names == ["damaged-000099", "damaged-000099-2", "damaged-000099-3"]
 
 
+def test_a_deletion_cut_short_leaves_no_damaged_checkpoint(run, monkeypatch):
+    """The kill comes when the one that goes has been renamed, and before the first of its files is deleted."""
+    with monkeypatch.context() as patch:
+        patch.setattr(orbax_manager.shutil, "rmtree", lambda *arguments, **options: None)
+        save_steps(run, [4], keep=1)
+    assert {path.name for path in (run / "checkpoints" / "deleted").iterdir()} == {"1", "2", "3"}
+    save_steps(run, [])
+    assert not (run / "checkpoints" / "deleted").exists() and saved_steps(str(run)) == [4]
+
+
 def test_what_is_set_aside_is_neither_listed_nor_deleted(run):
     truncate(run / "checkpoints" / "3")
     left = everything(run / "checkpoints" / "3")
@@ -259,7 +271,7 @@ with jax.set_mesh(mesh), open_checkpoints(sys.argv[1], 3, said.append) as checkp
     begun = checkpoints.latest
     for step in (4, 5):
         kernel = place(np.full((40, 50), step, np.float32), "fsdp")
-        state = TrainState(place(np.int32(step)), {"kernel": kernel}, (), {})
+        state = TrainState(place(np.int32(step)), {"kernel": kernel}, (), (), {})
         checkpoints.commit(state, step, {"row": step}, {}, None)
 print(json.dumps([begun, checkpoints.latest, said]))
 """

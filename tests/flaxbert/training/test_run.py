@@ -207,14 +207,14 @@ def test_an_empty_directory_is_taken(tmp_path, experiment, corpus, tokenizer):
     assert (tmp_path / "config.json").exists()
 
 
-@pytest.mark.parametrize("moment", ["copytree", "_write_atomically"])
+@pytest.mark.parametrize("moment", ["copy_folder", "write_atomically"])
 def test_a_launch_killed_while_it_made_the_directory_can_be_repeated(
     tmp_path, experiment, corpus, tokenizer, monkeypatch, moment
 ):
     """What was half done is done again: a copied tokenizer, a settings file under its temporary name."""
 
     def killed(*arguments, **named):
-        if moment == "copytree":
+        if moment == "copy_folder":
             (tmp_path / "tokenizer").mkdir()
             (tmp_path / "tokenizer" / "vocab.txt").write_text("half a vocab")
         else:
@@ -222,7 +222,7 @@ def test_a_launch_killed_while_it_made_the_directory_can_be_repeated(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run.shutil if moment == "copytree" else run, moment, killed)
+        patch.setattr(run, moment, killed)
         begin_or_resume(str(tmp_path), experiment, corpus, tokenizer[0])
     begin_or_resume(str(tmp_path), experiment, corpus, tokenizer[0])
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "tokenizer"}
