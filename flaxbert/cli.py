@@ -44,7 +44,9 @@ def _pretrain(arguments: Pretrain, stop: Callable[[], bool]) -> int:
     experiment, facts = with_vocabulary(arguments.settings, corpus.vocab_size), _corpus_facts(corpus)
 
     from flaxbert.training.distributed import joined
+    from flaxbert.training.lock import check_no_launch
 
+    check_no_launch(arguments.workdir)
     with joined(arguments.peers):  # after what each process can be refused for alone, before any device is looked for
         return _train(arguments, corpus, experiment, facts, stop)
 
@@ -55,8 +57,9 @@ def _train(
     from flaxbert.training.checkpoint import saved_steps
     from flaxbert.training.compilation import keep_compilations
     from flaxbert.training.distributed import wait_for_all
+    from flaxbert.training.lock import only_launch
     from flaxbert.training.loop import DeviceMemoryError, check_devices, train
-    from flaxbert.training.run import begin_or_resume, check_run, check_space, describe_changes, only_launch
+    from flaxbert.training.run import begin_or_resume, check_run, check_same, check_space, describe_changes
 
     import jax
 
@@ -76,6 +79,8 @@ def _train(
         if first:
             begin_or_resume(workdir, experiment, facts, str(pathlib.Path(corpus.path) / "tokenizer"), init)
         wait_for_all("the run's folder is there")
+        if not first:
+            check_same(workdir, experiment, facts, init)
         try:
             outcome = train(experiment, workdir, _streams(corpus, experiment), stop, begin)
         except DeviceMemoryError as error:

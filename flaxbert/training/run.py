@@ -1,22 +1,20 @@
 """A run's directory: what it holds, and whether a launch may go on with it."""
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import pathlib
 import shutil
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 from data_pipeline import tokenizer as tokenizers
 from flaxbert.config import Experiment, from_dict
 from flaxbert.training.checkpoint import saved_steps
 from flaxbert.training.files import copy_folder, write_atomically
+from flaxbert.training.lock import LOCK
 
 FORMAT_VERSION = 1
-LOCK = ".lock"
 PACKAGES = ("flaxbert", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow")
 
 # What a launch may change in a run that has begun; all else would make it another run.
@@ -63,30 +61,6 @@ def begin_or_resume(
     return run
 
 
-@contextlib.contextmanager
-def only_launch(workdir: str) -> Iterator[None]:
-    """Keeps a second launch of the same run out: they would delete each other's checkpoints. The system gives the lock
-    back when its holder dies, however it dies.
-    """
-    import filelock
-
-    folder = pathlib.Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        raise ValueError(f"another launch is training in {workdir}: wait until it has ended") from None
-    try:
-        yield
-    finally:
-        if not (folder / "config.json").exists():  # no run has begun: what was made for it goes
-            (folder / LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        lock.release()
-
-
 def check_run(
     workdir: str, experiment: Experiment, corpus: dict[str, Any], init: str | None = None
 ) -> dict[str, tuple[Any, Any]] | None:
@@ -102,10 +76,7 @@ def check_run(
         if strange:
             raise ValueError(f"{folder} is not empty and not a run's directory: it holds {strange[0]}")
         return None
-    old = read_run(workdir)
-    before, now = _settings(old.experiment, old.corpus, old.init), _settings(experiment, corpus, init)
-    pairs = {name: (before.get(name), now.get(name)) for name in before | now}
-    changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    changed = _differences(read_run(workdir), experiment, corpus, init)
     foreign = [f"{name} was {was} and is now {new}" for name, (was, new) in changed.items() if name not in MAY_CHANGE]
     if foreign:
         raise ValueError(
@@ -115,6 +86,18 @@ def check_run(
     if experiment.train.steps < reached:
         raise ValueError(f"train.steps {experiment.train.steps} lies before step {reached}: {workdir} has reached it")
     return changed
+
+
+def check_same(workdir: str, experiment: Experiment, corpus: dict[str, Any], init: str | None = None) -> None:
+    """For each other process, once the first has begun or resumed the run. Raises ValueError where this one was started
+    to do something else: together they would train on a mixture, or wait for each other.
+    """
+    if not (pathlib.Path(workdir) / "config.json").exists():
+        raise ValueError(f"{workdir} does not hold the run of process 0: it must be one folder that all processes see")
+    differences = _differences(read_run(workdir), experiment, corpus, init)
+    if differences:
+        differ = ", ".join(f"{name} is {there} there and {here} here" for name, (there, here) in differences.items())
+        raise ValueError(f"process 0 was started with another command: {differ}")
 
 
 def check_space(workdir: str, checkpoint_bytes: int) -> None:
@@ -158,6 +141,15 @@ def read_run(workdir: str) -> RunConfig:
         return from_dict(RunConfig, values)
     except ValueError as error:
         raise ValueError(f"{path} was written by another version of flaxbert: {error}") from None
+
+
+def _differences(
+    old: RunConfig, experiment: Experiment, corpus: dict[str, Any], init: str | None
+) -> dict[str, tuple[Any, Any]]:
+    """What a launch has otherwise than a run: the old and the new value."""
+    before, now = _settings(old.experiment, old.corpus, old.init), _settings(experiment, corpus, init)
+    pairs = {name: (before.get(name), now.get(name)) for name in before | now}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _settings(experiment: Experiment, corpus: dict[str, Any], init: str | None) -> dict[str, Any]:

@@ -4,12 +4,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxbert.config import PRESETS, Experiment, MeshConfig, OptimizerConfig
 from flaxbert.sharding import (
-    MESH_AXES, PARAM_AXES, batch_sharding, constrain, make_mesh, partition_spec, state_shardings
+    MESH_AXES, PARAM_AXES, batch_sharding, constrain, host_share, make_mesh, partition_spec, state_shardings
 )
 from flaxbert.training.step import init_state
 
@@ -130,3 +131,43 @@ def test_the_rows_of_a_batch_go_along_data_and_fsdp():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2))
     assert batch_sharding(mesh).shard_shape((8, 5)) == (2, 5)
     assert batch_sharding(make_mesh(MeshConfig(data=2, tensor=2))).shard_shape((8, 5)) == (4, 5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """All that a mesh is asked for its devices here: real ones belong to one process in a test."""
+
+    id: int
+    process_index: int
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+
+
+def shares(monkeypatch, shape, processes):
+    """What each process of four devices gets from `host_share`, on a mesh data x fsdp x tensor in the order of ids."""
+    devices = np.array([Device(number, number // 4) for number in range(4 * processes)])
+    mesh, found = Mesh(devices.reshape(shape), ("data", "fsdp", "tensor")), []
+    for process in range(processes):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        found.append(host_share(mesh))
+    return found
+
+
+@pytest.mark.parametrize("shape, processes, expected", [
+    ((8, 1, 1), 2, [(0, 2), (1, 2)]),
+    ((1, 8, 1), 2, [(0, 2), (1, 2)]),
+    ((1, 4, 2), 2, [(0, 2), (1, 2)]),
+    ((2, 1, 4), 2, [(0, 2), (1, 2)]),
+    ((1, 1, 8), 2, [(0, 1), (0, 1)]),  # one copy of the model over both: each brings every row
+    ((2, 1, 8), 4, [(0, 2), (0, 2), (1, 2), (1, 2)]),
+    ((1, 2, 8), 4, [(0, 2), (0, 2), (1, 2), (1, 2)]),
+    ((6, 1, 2), 3, [(0, 3), (1, 3), (2, 3)]),
+])  # fmt: skip
+def test_processes_whose_devices_hold_the_same_rows_bring_the_same_share(monkeypatch, shape, processes, expected):
+    assert shares(monkeypatch, shape, processes) == expected
+
+
+def test_rows_that_overlap_in_part_are_refused(monkeypatch):
+    """Six devices to a copy of the model: the second process of three holds rows of the first one and of the third."""
+    with pytest.raises(ValueError, match="mesh.tensor=6 gives the 3 processes rows that overlap in part"):
+        shares(monkeypatch, (2, 1, 6), 3)

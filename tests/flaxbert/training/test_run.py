@@ -1,6 +1,7 @@
 """A run's directory goes on with the run that it holds, and with no other."""
 
 import dataclasses
+import fcntl
 import json
 
 import pytest
@@ -9,7 +10,8 @@ from data_pipeline import tokenizer_training
 from flaxbert.config import Experiment, from_dict
 from flaxbert.phases import Phase
 from flaxbert.training import run
-from flaxbert.training.run import MAY_CHANGE, begin_or_resume, check_run, describe_changes, only_launch, read_run
+from flaxbert.training.lock import check_no_launch, only_launch
+from flaxbert.training.run import MAY_CHANGE, begin_or_resume, check_run, check_same, describe_changes, read_run
 
 SENTENCES = ["the quick brown fox jumps over the lazy dog", "a function takes arguments and returns a value"] * 5
 
@@ -167,8 +169,33 @@ def test_a_second_launch_of_a_run_is_refused_while_the_first_one_trains(begun):
         with pytest.raises(ValueError, match="another launch is training in"):
             with only_launch(str(begun)):
                 pytest.fail("two at once")
+        with pytest.raises(ValueError, match="another launch is training in"):
+            check_no_launch(str(begun))
+    check_no_launch(str(begun))
     with only_launch(str(begun)):
         assert snapshot(begun).keys() - before.keys() <= {".lock"}
+
+
+def test_asking_whether_a_launch_is_training_leaves_no_trace(tmp_path):
+    check_no_launch(str(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_processes_of_a_launch_do_not_shut_each_other_out(begun):
+    (begun / ".lock").touch()
+    with open(begun / ".lock", "rb") as another:
+        fcntl.flock(another, fcntl.LOCK_SH)
+        check_no_launch(str(begun))
+
+
+def test_a_process_that_was_started_otherwise_than_the_first_is_refused(begun, experiment, corpus, tmp_path):
+    check_same(str(begun), experiment, corpus)
+    with pytest.raises(ValueError, match="another command: corpus.fingerprint is c0ffee there and other here"):
+        check_same(str(begun), experiment, corpus | {"fingerprint": "other"})
+    with pytest.raises(ValueError, match="another command: train.log_every is .* there and 77 here"):
+        check_same(str(begun), with_field(experiment, "train.log_every", 77), corpus)
+    with pytest.raises(ValueError, match="one folder that all processes see"):
+        check_same(str(tmp_path / "elsewhere"), experiment, corpus)
 
 
 def test_a_launch_that_does_not_begin_a_run_leaves_no_trace(tmp_path):
