@@ -69,8 +69,8 @@ def run_block(
     if checkpoints is not None:
         waited = checkpoints.save(state, int(state.step), {}, {}, None)
     for _ in range(every):
-        state, loss = step(state, batch)
-        loss.block_until_ready()
+        state, outcome = step(state, batch)
+        jax.block_until_ready(outcome)
     if checkpoints is not None:
         checkpoints.wait()
     return state, (time.perf_counter() - began, time.process_time() - used, waited)
