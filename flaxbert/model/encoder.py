@@ -73,10 +73,17 @@ class Embeddings(nn.Module):
         self.segment = nn.Embed(cfg.segment_types, cfg.hidden_size, embedding_init=init)
         self.position = nn.Embed(cfg.max_length, cfg.hidden_size, embedding_init=init)
         self.norm = layer_norm(cfg)
+        # Where `fsdp` divides the width of a table, each device gathers the table. Left to itself XLA has each device
+        # look up its part of every row of the whole batch, and then sends the rows.
+        self.word_table = constrain(self.word.embedding, "vocab", None)
+        self.segment_table = constrain(self.segment.embedding, None, None)
+        self.position_table = constrain(self.position.embedding, None, None)
 
     def __call__(self, batch: dict[str, jax.Array], rows: jax.Array) -> jax.Array:
         """Maps ids [B, S] of rows [B] to float32 [B, S, D]."""
-        x = self.word(batch["input_ids"]) + self.segment(batch["segment_ids"]) + self.position(batch["position_ids"])
+        x = jnp.take(self.word_table, batch["input_ids"], axis=0)
+        x += jnp.take(self.segment_table, batch["segment_ids"], axis=0)
+        x += jnp.take(self.position_table, batch["position_ids"], axis=0)
         x = self.norm(x)
         if not self.deterministic:
             x = dropout(x, self.config.dropout, self.make_rng("dropout"), rows)

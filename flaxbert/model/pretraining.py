@@ -42,7 +42,7 @@ class BertForPreTraining(nn.Module):
 
     def mlm_logits(self, x: jax.Array, positions: jax.Array) -> jax.Array:
         """Logits [B, P, V] from hidden states [B, S, D] at positions [B, P]."""
-        return self.mlm(gather_positions(x, positions), self.encoder.embeddings.word.embedding)
+        return self.mlm(gather_positions(x, positions), self.encoder.embeddings.word_table)
 
     def nsp_logits(self, x: jax.Array, cls_positions: jax.Array) -> jax.Array:
         """Logits [B, C, 2] from hidden states [B, S, D] through the pooler: tanh of a dense layer over the [CLS]."""
