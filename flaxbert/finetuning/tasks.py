@@ -1,11 +1,11 @@
 """The tasks that a pretrained encoder is fine-tuned for: the form of their data, their metrics, the paper's settings.
 
 Settings are those of BERT (Devlin et al. 2018): appendix A.3 for all, sections 4.2 to 4.4 for SQuAD 1.1, SQuAD 2.0 and
-SWAG, run_squad.py for the lengths of questions, windows and answers. Data: GLUE (Wang et al. 2018) with CoLA (Warstadt et
-al. 2018), SST-2 (Socher et al. 2013), MRPC (Dolan and Brockett 2005), STS-B (Cer et al. 2017), QQP (Iyer et al. 2017),
-MNLI (Williams et al. 2018), QNLI (from SQuAD), RTE (Bentivogli et al. 2009), WNLI (Levesque et al. 2011); SQuAD
-(Rajpurkar et al. 2016, 2018); CoNLL-2003 (Tjong Kim Sang and De Meulder 2003); Universal Dependencies (Nivre et al. 2020);
-SWAG (Zellers et al. 2018).
+SWAG, run_squad.py for the lengths of questions, windows and answers. Data: GLUE (Wang et al. 2018) with CoLA (Warstadt
+et al. 2018), SST-2 (Socher et al. 2013), MRPC (Dolan and Brockett 2005), STS-B (Cer et al. 2017), QQP (Iyer et al.
+2017), MNLI (Williams et al. 2018), QNLI (from SQuAD), RTE (Bentivogli et al. 2009), WNLI (Levesque et al. 2011); SQuAD
+(Rajpurkar et al. 2016, 2018); CoNLL-2003 (Tjong Kim Sang and De Meulder 2003); Universal Dependencies (Nivre et al.
+2020); SWAG (Zellers et al. 2018).
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Task:
     name: str
     kind: Kind
     first: tuple[str, ...] = ()
-    """Names that the column of the (first) text may have; the first one that is there is read. For tagging, the words."""
+    """Names that the column of the (first) text, or of the words, may have: the first one that is there is read."""
     second: tuple[str, ...] = ()
     """The same of the second text; empty where the task has one text. For multiple choice, of a list of choices; in a
     table each choice has a column, `ending0`, `ending1`, … (or `choice`, `option`)."""
@@ -81,7 +81,7 @@ _MNLI_FILES = {
     "test": ("test_matched.tsv", *_GLUE_FILES["test"]),
     "test_mismatched": ("test_mismatched.tsv",),
 }
-_PAIR = {"first": ("sentence1",), "second": ("sentence2",), "label": ("label",)}
+_SENTENCES = ("sentence1",), ("sentence2",), ("label",)
 _ENTAILMENT = ("entailment", "not_entailment")
 _BINARY = ("0", "1")
 
@@ -90,9 +90,8 @@ _GLUE = (
          headerless=("source", "label", "mark", "sentence")),
     Task("sst2", "classification", ("sentence",), (), ("label",), _BINARY, ("accuracy",), _GLUE_FILES,
          headerless=("sentence", "label")),
-    Task("mrpc", "classification", ("#1 String", "sentence1"), ("#2 String", "sentence2"), ("Quality", "label"), _BINARY,
-         ("f1", "accuracy"), {**_GLUE_FILES, "train": (*_GLUE_FILES["train"], "msr_paraphrase_train.txt"),
-                              "test": (*_GLUE_FILES["test"], "msr_paraphrase_test.txt")}),
+    Task("mrpc", "classification", ("#1 String", "sentence1"), ("#2 String", "sentence2"), ("Quality", "label"),
+         _BINARY, ("f1", "accuracy"), _GLUE_FILES),
     Task("stsb", "regression", ("sentence1",), ("sentence2",), ("score", "label"), None, ("spearman", "pearson"),
          _GLUE_FILES),
     Task("qqp", "classification", ("question1",), ("question2",), ("is_duplicate", "label"), _BINARY,
@@ -100,8 +99,8 @@ _GLUE = (
     Task("mnli", "classification", ("sentence1", "premise"), ("sentence2", "hypothesis"), ("gold_label", "label"),
          ("contradiction", "entailment", "neutral"), ("accuracy",), _MNLI_FILES),
     Task("qnli", "classification", ("question",), ("sentence",), ("label",), _ENTAILMENT, ("accuracy",), _GLUE_FILES),
-    Task("rte", "classification", **_PAIR, labels=_ENTAILMENT, files=_GLUE_FILES),
-    Task("wnli", "classification", **_PAIR, labels=_BINARY, files=_GLUE_FILES),
+    Task("rte", "classification", *_SENTENCES, _ENTAILMENT, files=_GLUE_FILES),
+    Task("wnli", "classification", *_SENTENCES, _BINARY, files=_GLUE_FILES),
 )  # fmt: skip
 
 _QA_METRICS = ("f1", "exact_match")
@@ -127,25 +126,26 @@ _TAGGING = (
     # CoNLL-2003 has parts of speech in its second column; CoNLL-U names its columns itself.
     Task("pos", "tagging", _WORDS, (), ("2", "upos", "pos_tags", "pos", "tags"), None, ("accuracy", "macro_f1"),
          {split: (*_TREEBANK[split], *_CONLL_2003[split], *_TAG_FILES[split]) for split in _TAG_FILES}),
-    Task("tagging", "tagging", _WORDS, (), ("-1", "upos", "tags", "labels"), None, ("accuracy", "macro_f1"), _TAG_FILES),
+    Task("tagging", "tagging", _WORDS, (), ("-1", "tags", "labels"), None, ("accuracy", "macro_f1"), _TAG_FILES),
 )  # fmt: skip
 
 _CHOICES = (
     # The context and the beginning of what follows, as the paper joins them (section 4.4).
     Task("swag", "multiple_choice", ("startphrase",), ("endings",), ("label",), None, ("accuracy",),
          _splits("csv", "jsonl"), learning_rates=(2e-5,), epochs=(3,), batch_sizes=(16,)),
-    Task("multiple_choice", "multiple_choice", ("context", "startphrase", "question"), ("endings", "choices"), ("label",),
-         None, ("accuracy",), _splits(*_TABLES)),
+    Task("multiple_choice", "multiple_choice", ("context", "startphrase", "question"), ("endings", "choices"),
+         ("label",), None, ("accuracy",), _splits(*_TABLES)),
 )  # fmt: skip
 
 _TEXT = ("text", "sentence", "first", "sentence1", "premise", "question")
-_SECOND = ("second", "sentence2", "hypothesis", "text_pair", "answer", "context")
+_FIRST = ("first", "sentence1", "premise", "question", "text")
+_SECOND = ("second", "sentence2", "hypothesis", "sentence", "answer", "context", "text_pair")
 _LABEL = ("label", "gold_label", "class", "score")
 _OWN = (
     Task("classification", "classification", _TEXT, (), _LABEL, None, ("accuracy", "macro_f1"), _splits(*_TABLES),
          headerless=("text", "label")),
-    Task("pair", "classification", _TEXT, (*_SECOND, "sentence", "text"), _LABEL, None, ("accuracy", "macro_f1"),
-         _splits(*_TABLES), headerless=("first", "second", "label")),
+    Task("pair", "classification", _FIRST, _SECOND, _LABEL, None, ("accuracy", "macro_f1"), _splits(*_TABLES),
+         headerless=("first", "second", "label")),
     Task("regression", "regression", _TEXT, (), ("score", "label"), None, ("spearman", "pearson"), _splits(*_TABLES),
          headerless=("text", "score")),
 )  # fmt: skip
