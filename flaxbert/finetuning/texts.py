@@ -1,0 +1,83 @@
+"""Tables with a text or two and a label in each row: the examples of classification and regression."""
+
+import math
+from collections import Counter
+from typing import Any
+
+from flaxbert.finetuning.files import clean
+from flaxbert.finetuning.forms import Examples, TextExample
+from flaxbert.finetuning.tables import Columns, CutRow, Row, Table, find_column, read_table, refuse_cut
+from flaxbert.finetuning.tasks import Task
+
+
+def text_examples(path: str, text: str, task: Task, columns: Columns, labelled: bool) -> Examples:
+    """The examples in the text of a table."""
+    known = tuple(filter(None, columns)) or (*task.first, *task.second, *task.label)
+    table = read_table(path, text, known, task.headerless, columns)
+    names = _text_columns(path, table.columns, task, columns)
+    label = find_column(path, table.columns, columns.label, task.label, "the label") if labelled else None
+    items, cut = [], 0
+    for row in table.rows:
+        if task.skips_cut_rows and (isinstance(row, CutRow) or not all(row.values[name].strip() for name in names)):
+            cut += 1
+            continue
+        if isinstance(row, CutRow):
+            raise refuse_cut(path, row, table.columns)
+        items.append(_text_example(path, row, names, label, task.kind))
+    if table.guessed and labelled:
+        _check_no_header(path, table, items)
+    return Examples(path, items, cut_rows=cut)
+
+
+def _text_columns(path: str, there: tuple[str, ...], task: Task, columns: Columns) -> list[str]:
+    """The names of the columns of the text, or of the pair."""
+    names = [find_column(path, there, columns.first, task.first, "the text")]
+    if task.second or columns.second:
+        names.append(find_column(path, there, columns.second, task.second, "the second text"))
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: column {names[0]!r} cannot be both the first and the second text")
+    return names
+
+
+def _text_example(path: str, row: Row, names: list[str], label: str | None, kind: str) -> TextExample:
+    where = f"{path}, line {row.line}"
+    first, *rest = [clean(_cell(row, name, where), f"{where}, column {name!r}") for name in names]
+    read = read_number if kind == "regression" else read_label
+    found = None if label is None else read(_cell(row, label, where), f"{where}, column {label!r}")
+    return TextExample(str(row.line), first, rest[0] if rest else None, found)
+
+
+def _cell(row: Row, name: str, where: str) -> Any:
+    if name not in row.values:
+        raise ValueError(f"{where} has no column {name!r}; those there are {', '.join(row.values)}")
+    return row.values[name]
+
+
+def read_label(value: Any, where: str) -> str:
+    """The name of a class. Raises ValueError, naming `where`, for what is none: nothing, NaN, a list."""
+    if isinstance(value, bool | int):
+        return str(int(value))
+    if isinstance(value, str) and value.strip() and value.strip().lower() != "nan":
+        return value.strip()
+    raise ValueError(f"{where} is {value!r}, expected a label")
+
+
+def read_number(value: Any, where: str) -> float:
+    """The number of a regression. Raises ValueError, naming `where`, for what is none, and for NaN and infinity."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{where} is {value!r}, expected a finite number")
+    return number
+
+
+def _check_no_header(path: str, table: Table, items: list[TextExample]) -> None:
+    """Raises ValueError where the first label is the only one of its kind: the column names of a file with a header."""
+    counts = Counter(item.label for item in items)
+    if len(counts) > 2 and counts[items[0].label] == 1 and min(counts[item.label] for item in items[1:]) > 1:
+        raise ValueError(
+            f"{path}, line 1 looks like a header: its label {items[0].label!r} occurs nowhere else; name the columns "
+            f"of text and label, or drop the line if they are {' and '.join(table.columns)}"
+        )
