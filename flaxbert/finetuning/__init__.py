@@ -2,15 +2,15 @@
 
 From a folder of files to batches, and from what the model says of them to scores:
 
-    task = TASKS["sst2"]                                             # tasks.py
+    task = find_task("sst2")                                         # tasks.py
     paths = find_files(folder, task)                                 # files.py: {"train": ..., "dev": ..., "test": ...}
     train = read_examples(paths["train"], task)                      # examples.py: learns the labels
     dev = read_examples(paths["dev"], task, labels=train.labels)
     features = encode(dev, task, tokenizer)                          # encoding.py: a list of Feature
-    for batch in batches(features, batch_size, seed, epoch):         # batching.py: dict[str, np.ndarray]
-        ...
-    outputs = [logits[batch["feature_indices"] == n] ...]            # one array for each feature, in their order
-    found = predictions(dev, features, outputs, task)                # predictions.py: labels, numbers, tags or answers
+    logits = [None] * len(features)
+    for batch in batches(features, batch_size, shuffle=False):       # batching.py: dict[str, np.ndarray]
+        place_logits(logits, features, batch, model(batch))          # predictions.py: in the order of the features
+    found = predictions(dev, features, logits, task)                 # a label, number, list of tags or text each
     score(task, found, references(dev))                              # metrics.py: dict[str, float]
 
 A batch has the keys that the encoder reads, `input_ids`, `segment_ids`, `sequence_ids` and `position_ids` [R, S] and
