@@ -131,17 +131,20 @@ class EncoderLayer(nn.Module):
     config: ModelConfig
     deterministic: bool
     dtype: Any
+    keeps_output: bool = False
+    """Give the output twice: what `nn.scan` stacks is the second one."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, sequence_ids: jax.Array, rows: jax.Array) -> tuple[jax.Array, None]:
-        """Maps x [B, S, D] to [B, S, D]. The None is the per-layer output that `nn.scan` asks for."""
+    def __call__(self, x: jax.Array, sequence_ids: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """Maps x [B, S, D] to [B, S, D]."""
         cfg = self.config
         y = SelfAttention(cfg, self.deterministic, self.dtype, name="attention")(x, sequence_ids, rows)
         x = layer_norm(cfg, name="attention_norm")(x + self._dropout(y, rows))
 
         y = FeedForward(cfg, self.dtype, name="mlp")(x)
         x = layer_norm(cfg, name="mlp_norm")(x + self._dropout(y, rows))
-        return constrain(x, "batch", "length", "activation_embed"), None
+        x = constrain(x, "batch", "length", "activation_embed")
+        return x, x if self.keeps_output else None
 
     def _dropout(self, y: jax.Array, rows: jax.Array) -> jax.Array:
         return y if self.deterministic else dropout(y, self.config.dropout, self.make_rng("dropout"), rows)
@@ -155,6 +158,8 @@ class Encoder(nn.Module):
     dtype: Any
     rematerialization: str = "none"
     """What the backward pass computes again: a key of `POLICIES`."""
+    keeps_layers: bool = False
+    """Give what each layer reads and gives, and not only the last one's output."""
 
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config, self.deterministic)
@@ -169,9 +174,13 @@ class Encoder(nn.Module):
             length=self.config.num_layers,
             unroll=min(self.config.num_layers, UNROLLED_LAYERS),
         )
-        self.layers = scanned(self.config, self.deterministic, self.dtype)
+        self.layers = scanned(self.config, self.deterministic, self.dtype, self.keeps_layers)
 
     def __call__(self, batch: dict[str, jax.Array]) -> jax.Array:
-        """Maps ids [B, S] to hidden states, float32 [B, S, D]."""
+        """Maps ids [B, S] to hidden states, float32 [B, S, D]; where `keeps_layers`, [L + 1, B, S, D], the embeddings
+        first.
+        """
         rows = row_numbers(batch)
-        return self.layers(self.embeddings(batch, rows), batch["sequence_ids"], rows)[0]
+        x = self.embeddings(batch, rows)
+        last, layers = self.layers(x, batch["sequence_ids"], rows)
+        return jnp.concatenate([x[None], layers]) if self.keeps_layers else last

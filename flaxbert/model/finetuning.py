@@ -23,9 +23,11 @@ class BertWithHead(nn.Module):
     """False turns dropout on; `apply` then needs a `dropout` key."""
     dtype: Any = jnp.float32
     """Of matrix products."""
+    frozen: bool = False
+    """The head reads what the encoder says without dropout, as it would at prediction."""
 
     def setup(self) -> None:
-        self.encoder = Encoder(self.config, self.deterministic, self.dtype)
+        self.encoder = Encoder(self.config, self.deterministic or self.frozen, self.dtype)
         if self.pooled:
             self.pooler = dense(self.config, self.config.hidden_size, self.dtype)
         self.head = dense(self.config, self.outputs, jnp.float32)

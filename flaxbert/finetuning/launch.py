@@ -1,0 +1,139 @@
+"""`flaxbert finetune`: from flags to a searched grid."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flaxbert.commands import Finetune
+from flaxbert.config import OptimizerConfig
+from flaxbert.finetuning.examples import read_examples
+from flaxbert.finetuning.files import find_files
+from flaxbert.finetuning.forms import Examples
+from flaxbert.finetuning.grid import Grid, cells_of, check_settings, search, write_settings
+from flaxbert.finetuning.metrics import references
+from flaxbert.finetuning.results import show, summarize
+from flaxbert.finetuning.tables import Columns
+from flaxbert.finetuning.tasks import Task, find_task
+from flaxbert.finetuning.tuning import Cell, Split, read_split
+from flaxbert.tools.load import load
+from flaxbert.training.lock import only_launch
+
+
+def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], None]) -> None:
+    """Reads, trains what is left of the grid, prints the table. Raises `grid.Stopped` after a signal."""
+    task = find_task(arguments.task)
+    cells = _cells(arguments, task)
+    examples = _examples(arguments, task)
+    model = load(arguments.init)
+    task = dataclasses.replace(task, max_length=_max_length(arguments, task, model.config.max_length))
+    for each in examples.values():
+        for sentence in each.remarks:
+            say(sentence)
+    splits = {name: read_split(each, task, model.tokenizer, task.max_length) for name, each in examples.items()}
+    _check_segments(splits, model.config.segment_types)
+    say(", ".join(f"{len(split.examples.items):,} {name} examples" for name, split in splits.items()))
+    workdir = Path(arguments.workdir)
+    settings = _settings(arguments, task, model, splits)
+    check_settings(workdir, settings)
+    optimizer = OptimizerConfig(name=arguments.optimizer, weight_decay=arguments.weight_decay)
+    grid = Grid(
+        task, Path(arguments.init).resolve().name, model.checkpoint, model.tokenizer, splits, workdir, optimizer,
+        arguments.compute_dtype, arguments.frozen, arguments.fresh,
+    )  # fmt: skip
+    with only_launch(arguments.workdir):
+        write_settings(workdir, settings)
+        show(task, summarize(task, search(grid, cells, stop, say)), workdir)
+
+
+def _cells(arguments: Finetune, task: Task) -> list[Cell]:
+    if arguments.seeds < 1:
+        raise ValueError(f"--seeds {arguments.seeds} is not positive")
+    rates = _listed("--learning-rates", arguments.learning_rates, float, task.learning_rates)
+    sizes = _listed("--batch-sizes", arguments.batch_sizes, int, task.batch_sizes)
+    epochs = _listed("--epochs", arguments.epochs, int, task.epochs)
+    return cells_of(rates, sizes, epochs, range(arguments.seeds))
+
+
+def _listed(flag: str, text: str | None, kind: Any, known: Sequence[Any]) -> list[Any]:
+    """The numbers of a list with commas; the first of the task's own where there is none."""
+    if text is None:
+        return [known[0]]
+    try:
+        found = [kind(part) for part in text.split(",")]
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise ValueError(f"{flag} {text!r} is not a list of {what} with commas between them") from None
+    if not all(0 < value < float("inf") for value in found):
+        raise ValueError(f"{flag} {text!r} holds a number that is not positive and finite")
+    if len(set(found)) < len(found):
+        raise ValueError(f"{flag} {text!r} names a value twice")
+    return found
+
+
+def _examples(arguments: Finetune, task: Task) -> dict[str, Examples]:
+    """The splits that are there and labelled."""
+    columns = Columns(arguments.first, arguments.second, arguments.label)
+    paths = find_files(arguments.data, task)
+    train = read_examples(paths.pop("train"), task, None, columns)
+    if arguments.train_examples is not None:
+        if not 1 <= arguments.train_examples <= len(train.items):
+            raise ValueError(f"--train-examples {arguments.train_examples} is not in [1, {len(train.items)}]")
+        train = dataclasses.replace(train, items=train.items[:arguments.train_examples])
+    found = {"train": train, "dev": read_examples(paths.pop("dev"), task, train.labels, columns)}
+    for name, path in paths.items():
+        try:
+            found[name] = read_examples(path, task, train.labels, columns)
+            references(found[name])
+        except ValueError:  # the tests of GLUE and SQuAD come without labels: `flaxbert predict` reads them
+            found.pop(name, None)
+    return found
+
+
+def _max_length(arguments: Finetune, task: Task, longest: int) -> int:
+    wished = arguments.max_length
+    if wished is not None and wished > longest:
+        raise ValueError(f"--max-length {wished} exceeds the model's {longest}")
+    return min(task.max_length, longest) if wished is None else wished
+
+
+def _check_segments(splits: dict[str, Split], segment_types: int) -> None:
+    row = splits["train"].features[0].rows[0]
+    if row.first_length < len(row.input_ids) and segment_types < 2:
+        raise ValueError("the task has pairs of texts, and the model knows one segment")
+
+
+def _settings(arguments: Finetune, task: Task, model: Any, splits: dict[str, Split]) -> dict[str, Any]:
+    """What makes the results of a cell what they are; the grid itself may grow."""
+    kept = ("frozen", "fresh", "optimizer", "weight_decay", "compute_dtype", "train_examples")
+    return {
+        "task": task.name, "init": str(Path(arguments.init).absolute()), "weights": _digest(model.params),
+        "max_length": task.max_length, "labels": list(splits["train"].examples.labels),
+        "data": {name: _digest_of_rows(split) for name, split in splits.items()},
+        **{name: getattr(arguments, name) for name in kept},
+    }  # fmt: skip
+
+
+def _digest(params: Any) -> str:
+    """Of all parameters."""
+    import jax
+    import numpy as np
+
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        total.update(jax.tree_util.keystr(path).encode())
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest()[:16]
+
+
+def _digest_of_rows(split: Split) -> str:
+    """Of all that the model reads and learns of a split."""
+    total = hashlib.sha256()
+    for feature in split.features:
+        total.update(repr(feature.label).encode())
+        for row in feature.rows:
+            total.update(row.input_ids.tobytes())
+    return total.hexdigest()[:16]
+
+
