@@ -5,6 +5,8 @@ Whole runs under faults are tested in tests/flaxbert/training/test_faulty_runs.p
 tests/flaxbert/test_processes.py, mistakes in tests/flaxbert/test_cli.py.
 """
 
+import ast
+import contextlib
 import json
 import os
 import pathlib
@@ -157,35 +159,41 @@ def is_caught(process, number):
     return int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (number - 1) & 1
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """No file of this process may grow as long as the test runs."""
+    """No file of this process may grow."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_a_run_is_not_begun_on_a_full_disk(command, refused, tmp_path):
     """What is left of it does not keep a later launch from beginning it: test_run.py."""
     workdir = tmp_path / "run"
-    assert re.search(rf"{workdir}/tokenizer/[\w.]+ cannot be written: .*{FULL}", refused(command(workdir)))
+    with full_disk():
+        said = refused(command(workdir))
+    assert re.search(rf"{workdir}/tokenizer/[\w.]+ cannot be written: .*{FULL}", said)
     assert [path.name for path in workdir.iterdir()] == ["tokenizer"]
 
 
-@pytest.mark.usefixtures("begun", "full_disk")
 def test_a_run_that_is_resumed_on_a_full_disk_is_refused_and_stays_as_it_was(command, refused, begun):
-    before = snapshot(begun)
-    assert refused(command(begun)) == f"flaxbert: {begun}/metrics.jsonl: {FULL}"
-    assert {name: content for name, content in snapshot(begun).items() if content} == {
-        name: content for name, content in before.items() if content
-    }  # fmt: skip
+    before = with_content(begun)
+    with full_disk():
+        said = refused(command(begun))
+    assert said == f"flaxbert: {begun}/metrics.jsonl: {FULL}"
+    assert with_content(begun) == before
+
+
+def with_content(folder):
+    return {name: content for name, content in snapshot(folder).items() if content}
 
 
 def test_a_disk_without_room_for_a_checkpoint_is_told_of_before_the_run_is_made(command, refused, tmp_path):
-    """Forty thousand gigabytes of parameters and moments, of which none is ever there."""
-    sizes = ("--model.hidden-size", 16_384, "--model.num-layers", 1_000)
+    """Forty million gigabytes of parameters and moments, of which none is ever there."""
+    sizes = ("--model.hidden-size", 16_384, "--model.num-layers", 1_000_000)
     said = refused(command(tmp_path / "run", *sizes))
     assert re.search(rf"the disk of {tmp_path}/run has [\d,.]+ GB left, and a checkpoint takes [\d,.]+$", said)
     assert not (tmp_path / "run").exists()
@@ -271,3 +279,22 @@ def test_an_altered_or_missing_shard_is_named_with_its_checksum_before_the_run_i
     said = refused(command(tmp_path / "run", *flags, corpus=corpus))
     assert f"shard {corpus / record['name']} {words}" in said and record["sha256"] in said
     assert not (tmp_path / "run").exists()
+
+
+def test_every_sentence_that_the_page_on_faults_quotes_is_one_of_ours():
+    """With … for what a sentence fills in."""
+    root = pathlib.Path(cli.__file__).parents[1]
+    page = (root / "docs" / "faults.md").read_text(encoding="utf-8")
+    ours = [
+        sentence for package in ("flaxbert", "data_pipeline") for path in (root / package).rglob("*.py")
+        for sentence in sentences_of(path)
+    ]  # fmt: skip
+    quoted = re.findall(r"^> (.*)$", page, re.MULTILINE)
+    assert len(quoted) > 5
+    assert [quote for quote in quoted if not any(quote in sentence for sentence in ours)] == []
+
+
+def sentences_of(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
