@@ -13,7 +13,9 @@ import tyro
 
 from data_pipeline.config import DataConfig
 from flaxbert import flags
-from flaxbert.commands import Doctor, Evaluate, Export, FillMask, Import, Plan, Prepare, Pretrain, Quickstart
+from flaxbert.commands import (
+    Doctor, Evaluate, Export, FillMask, Finetune, Import, Plan, Predict, Prepare, Pretrain, Quickstart,
+)  # fmt: skip
 from flaxbert.config import Experiment, with_vocabulary
 
 DONE, USER_ERROR, STOPPED = 0, 1, 75
@@ -201,6 +203,30 @@ def evaluate(arguments: Evaluate) -> int:
     return DONE
 
 
+def finetune(arguments: Finetune) -> int:
+    from flaxbert.training.signals import stop_requested
+
+    with stop_requested() as stop:
+        from flaxbert.finetuning.grid import Stopped
+        from flaxbert.finetuning.launch import launch
+        from flaxbert.training.compilation import keep_compilations
+
+        keep_compilations()
+        try:
+            launch(arguments, stop, lambda sentence: print(sentence, file=sys.stderr, flush=True))
+        except Stopped:
+            print("stopped; the runs that had ended are kept: the same command goes on from here", file=sys.stderr)
+            return STOPPED
+    return DONE
+
+
+def predict(arguments: Predict) -> int:
+    from flaxbert.finetuning.predict import predict_file
+
+    predict_file(arguments.model, arguments.input, arguments.output)
+    return DONE
+
+
 def fill_mask(arguments: FillMask) -> int:
     from flaxbert.tools.fill_mask import fill_mask as run
 
@@ -233,6 +259,8 @@ COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
     "export": (Export, export),
     "import": (Import, import_),
     "evaluate": (Evaluate, evaluate),
+    "finetune": (Finetune, finetune),
+    "predict": (Predict, predict),
     "fill-mask": (FillMask, fill_mask),
     "quickstart": (Quickstart, quickstart),
 }

@@ -39,7 +39,8 @@ class Grid(NamedTuple):
     init: str
     """What the model is named after."""
     pretrained: Checkpoint
-    tokenizer: Any
+    tokenizer: Path
+    """The folder of the model's tokenizer."""
     splits: dict[str, Split]
     """`train`, `dev` and, where there are such, those that the best model is evaluated on at the end."""
     workdir: Path

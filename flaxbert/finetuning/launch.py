@@ -17,7 +17,7 @@ from flaxbert.finetuning.results import show, summarize
 from flaxbert.finetuning.tables import Columns
 from flaxbert.finetuning.tasks import Task, find_task
 from flaxbert.finetuning.tuning import Cell, Split, read_split
-from flaxbert.tools.load import load
+from flaxbert.tools.load import is_run, load
 from flaxbert.training.lock import only_launch
 
 
@@ -34,13 +34,13 @@ def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], N
     splits = {name: read_split(each, task, model.tokenizer, task.max_length) for name, each in examples.items()}
     _check_segments(splits, model.config.segment_types)
     say(", ".join(f"{len(split.examples.items):,} {name} examples" for name, split in splits.items()))
-    workdir = Path(arguments.workdir)
+    workdir, init = Path(arguments.workdir), Path(arguments.init)
     settings = _settings(arguments, task, model, splits)
     check_settings(workdir, settings)
     optimizer = OptimizerConfig(name=arguments.optimizer, weight_decay=arguments.weight_decay)
     grid = Grid(
-        task, Path(arguments.init).resolve().name, model.checkpoint, model.tokenizer, splits, workdir, optimizer,
-        arguments.compute_dtype, arguments.frozen, arguments.fresh,
+        task, init.resolve().name, model.checkpoint, init / "tokenizer" if is_run(init) else init, splits, workdir,
+        optimizer, arguments.compute_dtype, arguments.frozen, arguments.fresh,
     )  # fmt: skip
     with only_launch(arguments.workdir):
         write_settings(workdir, settings)

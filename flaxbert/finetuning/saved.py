@@ -34,7 +34,7 @@ class TaskFile(NamedTuple):
     """Which place of the grid it is."""
 
 
-def write_model(folder: Path, start: Checkpoint, params: Any, tokenizer: Any, facts: TaskFile, card: str) -> None:
+def write_model(folder: Path, start: Checkpoint, params: Any, tokenizer: Path, facts: TaskFile, card: str) -> None:
     """Writes `folder` in the place of an older one: the export of a model that was read back and says the same, its
     labels and its task. A kill leaves the older or the newer one, or none.
     """
