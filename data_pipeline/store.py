@@ -256,10 +256,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _verify_shard(path: Path, record: dict[str, Any], verify: str) -> None:
     if not path.is_file():
-        raise ValueError(f"shard {path} is missing")
+        raise ValueError(f"shard {path} is missing: the one whose sha256 is {record['sha256']}")
     size = path.stat().st_size
     if size != record["bytes"]:
-        raise ValueError(f"shard {path} was truncated or altered: found {size} bytes, expected {record['bytes']}")
+        raise ValueError(
+            f"shard {path} was truncated or altered: found {size} bytes, expected {record['bytes']}, "
+            f"whose sha256 is {record['sha256']}"
+        )
     if verify == "content" and file_digest(path) != record["sha256"]:
         raise ValueError(f"shard {path} was altered: its sha256 is not {record['sha256']}")
 

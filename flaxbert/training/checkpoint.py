@@ -1,7 +1,6 @@
 """Checkpoints by Orbax: state, stream position and settings as one atomic item, written in the background."""
 
 import contextlib
-import logging
 import pathlib
 import shutil
 import sys
@@ -17,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from flaxbert.training.manifest import MANIFEST, find_damage
 from flaxbert.training.orbax_manager import (
-    SAVE_ERRORS, UNFINISHED, Manager, close_manager, is_no_traceback_of_orbax, open_manager, reason_of,
+    SAVE_ERRORS, UNFINISHED, Manager, close_manager, open_manager, reason_of, withhold_tracebacks,
 )  # fmt: skip
 from flaxbert.training.recovery import checkpoint_folder, newest_whole, saved_steps, settle_newest
 from flaxbert.training.step import TrainState
@@ -166,14 +165,13 @@ def open_checkpoints(
     Damaged ones newer than the newest whole are named to `say` and set aside. Raises ValueError where there are
     checkpoints and none is whole. On leaving, waits for the save that is under way.
     """
-    checkpoints, log = Checkpoints(workdir, keep, say), logging.getLogger("absl")
-    log.addFilter(is_no_traceback_of_orbax)
+    withhold_tracebacks()
+    checkpoints = Checkpoints(workdir, keep, say)
     try:
         yield checkpoints
         checkpoints.wait()
     finally:
         checkpoints.close()
-        log.removeFilter(is_no_traceback_of_orbax)
 
 
 def restore_params(workdir: str, step: int | None = None) -> tuple[Any, int]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import math
@@ -9,6 +10,9 @@ import os
 import pathlib
 import re
 import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -78,9 +82,30 @@ def open_manager(folder: pathlib.Path, keep: int) -> Manager:
     return manager
 
 
-def is_no_traceback_of_orbax(record: logging.LogRecord) -> bool:
-    """Orbax logs each error of a save four times over, with its traceback; we tell it in a sentence, or raise it."""
-    return not (record.exc_info and "orbax" in record.pathname)
+def withhold_tracebacks() -> None:
+    """Those of failed saves, as long as the process lives. Orbax logs each error four times over; the other writes of
+    the save fail too, and each is printed by TensorStore once nobody waits for it, or logged by asyncio when what is
+    left of the save is collected, be it at the exit. We tell the error in a sentence, or raise it.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_no_traceback)
+    if not isinstance(sys.unraisablehook, _Hook):
+        sys.unraisablehook = _Hook(sys.unraisablehook)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Hook:
+    """In the place of `sys.unraisablehook`."""
+
+    before: Callable[[Any], Any]
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self.before(unraisable)
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and "orbax" in record.pathname + record.getMessage())
 
 
 def close_manager(manager: Manager) -> None:
