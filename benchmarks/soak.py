@@ -209,7 +209,7 @@ def main() -> None:
     equal = f"{result['steps']} steps, every parameter and all {result['lines']} lines equal"
     print("\n".join(["DIFFERENT", *result["faults"]]) if result["faults"] else f"the same run: {equal}")
     if arguments.json:
-        machine = {"cpus": os.cpu_count(), "load": os.getloadavg()[0], "platform": platform.platform()}
+        machine = {"cpus": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version()}
         settings = {"seed": arguments.seed, "machine": machine}
         pathlib.Path(arguments.json).write_text(json.dumps(result | settings, indent=1) + "\n", encoding="utf-8")
     sys.exit(bool(result["faults"]))
