@@ -14,7 +14,7 @@ import tyro
 from data_pipeline.config import DataConfig
 from flaxbert import flags
 from flaxbert.commands import (
-    Doctor, Evaluate, Export, FillMask, Finetune, Import, Plan, Predict, Prepare, Pretrain, Quickstart,
+    Doctor, Embed, Evaluate, Export, FillMask, Finetune, Import, Plan, Predict, Prepare, Pretrain, Quickstart,
 )  # fmt: skip
 from flaxbert.config import Experiment, with_vocabulary
 
@@ -227,6 +227,15 @@ def predict(arguments: Predict) -> int:
     return DONE
 
 
+def embed(arguments: Embed) -> int:
+    from flaxbert.tools.embed import embed as run
+
+    flags = dataclasses.asdict(arguments)
+    model, source, output = (flags.pop(name) for name in ("model", "input", "output"))
+    run(model, source, output, **flags, say=lambda sentence: print(sentence, file=sys.stderr))
+    return DONE
+
+
 def fill_mask(arguments: FillMask) -> int:
     from flaxbert.tools.fill_mask import fill_mask as run
 
@@ -261,6 +270,7 @@ COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
     "evaluate": (Evaluate, evaluate),
     "finetune": (Finetune, finetune),
     "predict": (Predict, predict),
+    "embed": (Embed, embed),
     "fill-mask": (FillMask, fill_mask),
     "quickstart": (Quickstart, quickstart),
 }

@@ -173,6 +173,33 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Embed:
+    """Write a vector for each text of a file: features for whatever learns from them."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run's folder, an export, or a Hugging Face folder."""
+    input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
+    """Texts: .txt with one on each line, .tsv, .csv or .jsonl."""
+    output: str
+    """The file to write: .npy holds the vectors alone, .parquet and .jsonl the texts beside them."""
+    pooling: Literal["mean", "cls", "tokens"] = "mean"
+    """Of all tokens, of [CLS], or a vector for each token."""
+    layers: str = "-1"
+    """Such as -4,-3,-2,-1: the last four. 0 is what the first layer reads."""
+    combine: Literal["concat", "sum", "mean"] = "concat"
+    """How several layers become one vector."""
+    first: str | None = None
+    """The column of the text, where it has another name than usual."""
+    second: str | None = None
+    """The column of a second text."""
+    label: str | None = None
+    """A column to copy beside the vectors."""
+    batch_size: int = 32
+    max_length: int | None = None
+    """Tokens of a text; what is longer is cut. None: as many as the model reads."""
+
+
+@dataclasses.dataclass(frozen=True)
 class FillMask:
     """Print the likeliest words for each [MASK]."""
 

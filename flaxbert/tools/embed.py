@@ -1,0 +1,222 @@
+"""`flaxbert embed`: texts → vectors of a pretrained encoder, for whatever learns from features (BERT, Devlin et al.
+2018, section 5.3).
+"""
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxbert.config import ModelConfig
+from flaxbert.finetuning.batching import batches, bucket_lengths
+from flaxbert.finetuning.encoding import encode
+from flaxbert.finetuning.examples import Columns, read_examples
+from flaxbert.finetuning.features import Feature
+from flaxbert.finetuning.forms import Examples
+from flaxbert.finetuning.tasks import TASKS
+from flaxbert.model.encoder import Encoder
+from flaxbert.tools.load import load
+from flaxbert.training.compilation import keep_compilations
+
+ENDINGS = (".npy", ".parquet", ".jsonl")
+_AT_ONCE = 16_384  # texts whose vectors are held in memory
+_UNCUT = 1 << 30
+
+
+class Pooling(NamedTuple):
+    """How the hidden states of a text become its vector, or those of its tokens theirs."""
+
+    layers: tuple[int, ...]
+    """Places in [0, L]: 0 is what the first layer reads, L what the last one gives."""
+    combine: str
+    """`concat`, `sum` or `mean` of the layers."""
+    over: str
+    """`mean` of all tokens, special ones included; `cls`, the vector of [CLS]; `tokens`: each its own."""
+
+
+def embed(
+    model: str, source: str, output: str, *, pooling: str = "mean", layers: str = "-1", combine: str = "concat",
+    first: str | None = None, second: str | None = None, label: str | None = None, batch_size: int = 32,
+    max_length: int | None = None, say: Callable[[str], None] = lambda sentence: None,
+) -> None:  # fmt: skip
+    """Writes a vector for each text of a file, in their order, float32: `.npy` holds [N, D]; `.parquet` and `.jsonl` a
+    row for each with `id`, `text`, `vector` (a list of D; of lists where `pooling` is `tokens`, beside `tokens`), the
+    second text and, where a column is named for it, the `label`.
+
+    `output` appears whole or not at all. Raises ValueError for what cannot be read, for layers that the model does not
+    have, and where `output` exists.
+    """
+    _check(output, pooling, batch_size)
+    loaded = load(model)
+    chosen = Pooling(parse_layers(layers, loaded.config.num_layers), combine, pooling)
+    examples = read_texts(source, Columns(first, second, label))
+    longest = loaded.config.max_length if max_length is None else max_length
+    if not 5 <= longest <= loaded.config.max_length:
+        raise ValueError(f"max_length {longest} is not in [5, {loaded.config.max_length}], the model's range")
+    keep_compilations()
+    cut = 0
+    with _opened(output, len(examples.items), chosen, loaded.config) as write:
+        for start in range(0, len(examples.items), _AT_ONCE):
+            part = Examples(examples.path, examples.items[start:start + _AT_ONCE], examples.labels)
+            features, too_long = _features(part, loaded.tokenizer, longest)
+            cut += too_long
+            vectors = vectors_of(loaded.config, loaded.params, features, chosen, batch_size)
+            write(part, features, vectors, loaded.tokenizer)
+    if cut:
+        say(f"{cut:,} of {len(examples.items):,} texts have more than {longest} tokens: they were cut there")
+    size = loaded.config.hidden_size * (len(chosen.layers) if combine == "concat" else 1)
+    say(f"{output}: {len(examples.items):,} texts, vectors of {size}")
+
+
+def read_texts(source: str, columns: Columns) -> Examples:
+    """The texts, or pairs of texts, of a table; of a file without columns, its lines."""
+    task = TASKS["pair" if columns.second is not None else "classification"]
+    return read_examples(source, task, None, columns, labelled=columns.label is not None)
+
+
+def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
+    """`-1` or `-4,-3,-2,-1` as places in [0, num_layers]; negative ones count from the last layer."""
+    try:
+        wished = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--layers {text!r} is not a list of whole numbers with commas between them") from None
+    for number in wished:
+        if not -num_layers - 1 <= number <= num_layers:
+            raise ValueError(
+                f"--layers names {number}, and the model has {num_layers}: 0 is what the first one reads, "
+                f"{num_layers} or -1 what the last one gives"
+            )
+    return tuple(number % (num_layers + 1) for number in wished)
+
+
+def _check(output: str, pooling: str, batch_size: int) -> None:
+    path = Path(output)
+    if path.suffix not in ENDINGS:
+        raise ValueError(f"--output {output} ends in none of {', '.join(ENDINGS)}")
+    if path.exists():
+        raise ValueError(f"--output {output} exists already: name a new file")
+    if pooling == "tokens" and path.suffix == ".npy":
+        raise ValueError("--pooling tokens gives texts of different lengths: choose .parquet or .jsonl")
+    if batch_size < 1:
+        raise ValueError(f"--batch-size {batch_size} is not positive")
+
+
+def _features(examples: Examples, tokenizer: Any, max_length: int) -> tuple[list[Feature], int]:
+    """(what the model reads, how many texts were cut for it)."""
+    task = TASKS["classification"]
+    unlabelled = Examples(examples.path, [item._replace(label=None) for item in examples.items])
+    features = encode(unlabelled, task, tokenizer, max_length)
+    full = encode(unlabelled, task, tokenizer, _UNCUT) if any(f.length == max_length for f in features) else features
+    return features, sum(feature.length > max_length for feature in full)
+
+
+def vectors_of(
+    config: ModelConfig, params: Any, features: list[Feature], pooling: Pooling, batch_size: int
+) -> list[np.ndarray]:
+    """The vector [D] of each feature, or those of its tokens [S, D], in their order."""
+    found: list[Any] = [None] * len(features)
+    lengths = bucket_lengths(max(feature.length for feature in features))
+    for batch in batches(features, batch_size, shuffle=False, lengths=lengths):
+        ids = {name: batch[name] for name in ("input_ids", "segment_ids", "sequence_ids", "position_ids")}
+        vectors = np.asarray(_vectors(config, pooling, params["encoder"], ids))
+        for place, index in enumerate(batch["feature_indices"]):
+            if index >= 0:
+                found[index] = vectors[place, :features[index].length] if pooling.over == "tokens" else vectors[place]
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _vectors(config: ModelConfig, pooling: Pooling, encoder: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    """[B, D], or [B, S, D] of tokens."""
+    states: Any = Encoder(config, True, jnp.float32, keeps_layers=True).apply({"params": encoder}, batch)
+    chosen = [states[layer] for layer in pooling.layers]  # [B, S, D] each
+    x = jnp.concatenate(chosen, axis=-1) if pooling.combine == "concat" else sum(chosen[1:], chosen[0])
+    if pooling.combine == "mean":
+        x = x / len(chosen)
+    if pooling.over == "tokens":
+        return x
+    if pooling.over == "cls":
+        return x[:, 0]
+    there = (batch["sequence_ids"] > 0)[:, :, None].astype(x.dtype)
+    return (x * there).sum(axis=1) / jnp.maximum(there.sum(axis=1), 1)
+
+
+Write = Callable[[Examples, Sequence[Feature], Sequence[np.ndarray], Any], None]
+
+
+@contextlib.contextmanager
+def _opened(output: str, count: int, pooling: Pooling, config: ModelConfig) -> Iterator[Write]:
+    """A function that writes the next texts; the file gets its name when all are written."""
+    path = Path(output)
+    temporary = path.with_name(f".{path.name}.tmp")
+    writers = {".npy": _npy, ".parquet": _parquet, ".jsonl": _json_lines}
+    size = config.hidden_size * (len(pooling.layers) if pooling.combine == "concat" else 1)
+    try:
+        with writers[path.suffix](temporary, count, size) as write:
+            yield write
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _npy(path: Path, count: int, size: int) -> Iterator[Write]:
+    file, written = np.lib.format.open_memmap(path, "w+", np.float32, (count, size)), 0
+
+    def write(examples: Examples, features: Any, vectors: Sequence[np.ndarray], tokenizer: Any) -> None:
+        nonlocal written
+        file[written:written + len(vectors)] = vectors
+        written += len(vectors)
+
+    yield write
+    file.flush()
+
+
+@contextlib.contextmanager
+def _json_lines(path: Path, count: int, size: int) -> Iterator[Write]:
+    with open(path, "w", encoding="utf-8") as file:
+
+        def write(*part: Any) -> None:
+            for row in _rows(*part):
+                file.write(json.dumps(row | {"vector": row["vector"].tolist()}, ensure_ascii=False) + "\n")
+
+        yield write
+
+
+@contextlib.contextmanager
+def _parquet(path: Path, count: int, size: int) -> Iterator[Write]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with contextlib.ExitStack() as stack:
+        writer: Any = None
+
+        def write(*part: Any) -> None:
+            nonlocal writer
+            table = pa.Table.from_pylist([row | {"vector": list(row["vector"])} for row in _rows(*part)])
+            if writer is None:
+                writer = stack.enter_context(pq.ParquetWriter(path, table.schema))
+            writer.write_table(table)
+
+        yield write
+
+
+def _rows(
+    examples: Examples, features: Sequence[Feature], vectors: Sequence[np.ndarray], tokenizer: Any
+) -> Iterator[dict[str, Any]]:
+    for item, feature, vector in zip(examples.items, features, vectors, strict=True):
+        row = {"id": item.id, "text": item.first}
+        if item.second is not None:
+            row["second"] = item.second
+        if item.label is not None:
+            row["label"] = item.label
+        if vector.ndim == 2:
+            row["tokens"] = [tokenizer.id_to_token(int(index)) for index in feature.rows[0].input_ids]
+        yield row | {"vector": vector}
