@@ -1,0 +1,186 @@
+"""Each reader on files that are wrong in one way: one sentence, with the file and the line."""
+
+import json
+
+import pytest
+
+from flaxbert.finetuning.examples import Columns, read_examples, read_labels, write_labels
+from flaxbert.finetuning.tasks import TASKS
+
+CONTEXT = "The quick brown fox jumps over the lazy dog."
+
+
+def questions(count, wrong=0, **answer):
+    """SQuAD's JSON of `count` questions, the first `wrong` of them with an answer beside its place."""
+    qas = [
+        {"id": f"q{n}", "question": "Who?", "answers": [{"text": "fox", "answer_start": 16 + (n < wrong)} | answer]}
+        for n in range(count)
+    ]
+    return json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": qas}]}]})
+
+
+BAD = [
+    ("sst2", "a.tsv", "", "is empty"),
+    ("sst2", "a.tsv", "\n \n", "is empty"),
+    ("sst2", "a.tsv", "good\t1\nb\xe9d\t0\n".encode("latin-1"), "a.tsv is not UTF-8 at byte 8"),
+    ("sst2", "a.tsv", "good\t1\n".encode("utf-16"), "a.tsv is not UTF-8 at byte 0"),
+    ("sst2", "a.parquet", "x", r"a.parquet is of no form known for task sst2: expected \.tsv, \.csv"),
+    ("sst2", "a.tsv", "good\t1\n\nbad\t0\n", "a.tsv, line 2 is empty or not parted into columns: expected 2"),
+    ("sst2", "a.tsv", "good\t1\nbad\t0\textra\n", "a.tsv, line 2 has 3 columns, expected 2: sentence, label"),
+    ("sst2", "a.tsv", "good\t1\n \t0\n", "a.tsv, line 2, column 'sentence' is empty"),
+    ("sst2", "a.tsv", "good\t1\nbad\t\n", "a.tsv, line 2, column 'label' is '', expected a label"),
+    ("sst2", "a.tsv", "good\t1\nbad\tnan\n", "a.tsv, line 2, column 'label' is 'nan', expected a label"),
+    ("sst2", "a.tsv", "good\t1\nbad\t2\n", "a.tsv, line 2: label '2' is none of those of task sst2: '0', '1'"),
+    ("sst2", "a.tsv", "sentence\tstars\ngood\t1\n", "a.tsv has no column for the label: expected 'label'; "
+     "those there are sentence, stars"),
+    ("sst2", "a.tsv", "id\tphrase\tstars\n1\tgood\t1\n", "a.tsv has no column sentence or label; those there are "
+     "'id', 'phrase', 'stars'"),
+    ("qnli", "a.tsv", "index\tquestion\tlabel\n1\tWho\tentailment\n", "no column for the second text: expected "
+     "'sentence'"),
+    ("sst2", "a.jsonl", '{"sentence": "good", "label": 1}\n{"sentence": "bad"}\n', "a.jsonl, line 2 has no column "
+     "'label'"),
+    ("sst2", "a.jsonl", '{"sentence": "good", "label": NaN}\n', "a.jsonl, line 1, column 'label' is nan, expected a "
+     "label"),
+    ("sst2", "a.jsonl", '{"sentence": 3, "label": 1}\n', "a.jsonl, line 1, column 'sentence' is 3, expected text"),
+    ("sst2", "a.jsonl", '{"sentence": "\\ud83d", "label": 1}\n', "line 1, column 'sentence' is not valid Unicode"),
+    ("sst2", "a.jsonl", '{"sentence": "good", "label": 1}\n{"sentence"\n', "a.jsonl, line 2 is not JSON"),
+    ("sst2", "a.jsonl", "[1]\n", r"a.jsonl, line 1 is '\[1\]', expected a JSON object"),
+    ("sst2", "a.csv", 'sentence,label\n"good,1\nbad,0\n', "a.csv, line 2 is not CSV"),
+    ("sst2", "a.csv", 'sentence,label\n"two\nlines",1\nbad\n', "a.csv, line 4 is empty or not parted"),
+    ("classification", "a.tsv", "good\t1\nfine\t1\n", "a.tsv has one label alone, '1'"),
+    ("classification", "a.tsv", "review\tstars\na\t1\nb\t2\nc\t1\nd\t2\n", "line 1 looks like a header: its label "
+     "'stars'"),
+    ("stsb", "a.jsonl", '{"sentence1": "a", "sentence2": "b", "score": NaN}\n', "line 1, column 'score' is nan, "
+     "expected a finite number"),
+    ("regression", "a.tsv", "good\t1.5\nbad\tinf\n", "a.tsv, line 2, column 'score' is 'inf', expected a finite "
+     "number"),
+    ("regression", "a.tsv", "good\t1.5\nbad\thigh\n", "a.tsv, line 2, column 'score' is 'high', expected a finite "
+     "number"),
+    ("ner", "a.conll", "EU\tB-ORG\nsays\n", "a.conll, line 2 has 1 columns, expected 2 as on line 1"),
+    ("ner", "a.conll", "EU NNP B-ORG\n\nIt O\n", "a.conll, line 3 has 2 columns, expected 3 as on line 1"),
+    ("ner", "a.conll", "It O\n\nEU NNP\n", "a.conll, sentence on line 3: tag 'NNP' is none of an entity: expected O, "
+     "B-TYPE or I-TYPE, or task tagging in place of ner"),
+    ("ner", "a.conll", "\n-DOCSTART- O\n\n", "a.conll has no sentence"),
+    ("pos", "a.conllu", "1\tDogs\tdog\tNOUN\n", "a.conllu, line 1 has 4 columns, expected 10 in CoNLL-U"),
+    ("pos", "a.conll", "Dogs\n", "a.conll has no column 2 or upos or .*; those there are 1 to 1"),
+    ("tagging", "a.jsonl", '{"tokens": ["a", "b"], "tags": ["X"]}\n', "a.jsonl, line 1 has 2 words and 1 tags"),
+    ("tagging", "a.jsonl", '{"tokens": [], "tags": []}\n', r"line 1: column 'tokens' is \[\], expected a list"),
+    ("squad", "a.json", "{", "a.json is not JSON"),
+    ("squad", "a.json", '{"version": "1.1"}', "a.json has no 'data'; there is version"),
+    ("squad", "a.json", '{"data": [{"paragraphs": [{"qas": [{"id": 1, "question": "W?"}]}]}]}',
+     r"a.json: data\[0\].paragraphs\[0\] has no 'context'"),
+    ("squad", "a.json", questions(2).replace("q1", "q0"), "a.json has the id 'q0' twice"),
+    ("squad", "a.json", questions(2, answer_start="16"), "an answer is 'fox' at '16', expected text and the number"),
+    ("squad", "a.json", questions(39, wrong=2), "in 2 of 39 questions an answer is not at its offset, more than 5%; "
+     "offsets count characters of the context, from 0; ids: q0, q1$"),
+    ("squad", "a.json", questions(60, wrong=30), "ids: q0, .*q19, …$"),
+    ("squad", "a.json", '{"data": [{"paragraphs": [{"context": "A.", "qas": [{"id": "x", "question": "W?", '
+     '"answers": []}]}]}]}', "question 'x' has no answer, and task squad asks for one"),
+    ("swag", "a.csv", "startphrase,ending0,ending1,label\nHe,a,b,2\n", "a.csv, line 2, column 'label' is '2', expected "
+     "the number of a choice, from 0 to 1"),
+    ("swag", "a.csv", "startphrase,label\nHe,2\n", "has no column for the choices: expected 'endings' or 'ending0'; "
+     "those there are startphrase, label"),
+    ("multiple_choice", "a.jsonl", '{"context": "a", "endings": ["b", "c"], "label": 0}\n'
+     '{"context": "a", "endings": ["b"], "label": 0}\n', "line 2 has 1 choices, expected 2 as on the first line"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("task, name, content, message", BAD)
+def test_a_file_that_cannot_be_read_is_refused_in_one_sentence(task, name, content, message, write, refuses):
+    refuses(message, read_examples, write(name, content), TASKS[task])
+
+
+def test_a_label_that_training_never_had_is_refused_with_its_line(write, refuses):
+    train = read_examples(write("train.tsv", "a\tx\nb\ty\n"), TASKS["classification"])
+    dev = write("dev.tsv", "a\tx\nb\tz\n")
+    refuses(r"dev.tsv, line 2: label 'z' is none of those of the training file: 'x', 'y'", read_examples, dev,
+            TASKS["classification"], labels=train.labels)  # fmt: skip
+    train = read_examples(write("train.conll", "EU B-ORG\nis O\n"), TASKS["ner"])
+    dev = write("dev.conll", "It O\n\nIt O\nPeter B-PER\n")
+    refuses("dev.conll, line 3: label 'B-PER' is none", read_examples, dev, TASKS["ner"], labels=train.labels)
+    train = read_examples(write("t.csv", "startphrase,ending0,ending1,label\nHe,a,b,0\n"), TASKS["swag"])
+    dev = write("d.csv", "startphrase,ending0,ending1,ending2,label\nHe,a,b,c,0\n")
+    refuses("3 choices a row, and the training file 2", read_examples, dev, TASKS["swag"], labels=train.labels)
+
+
+def test_labels_are_sorted_whatever_the_order_of_the_file_and_come_back_from_their_json(write, tmp_path, refuses):
+    text = [f"text {n}\tlabel {n % 3}" for n in range(9)]
+    found = {
+        read_examples(write("train.tsv", "\n".join(order)), TASKS["classification"]).labels
+        for order in (text, text[::-1], text[4:] + text[:4])
+    }
+    assert found == {("label 0", "label 1", "label 2")}
+    write_labels(tmp_path, ("ü", '"'))
+    assert read_labels(tmp_path) == ("ü", '"')
+    write("labels.json", '{"a": 1}')
+    refuses("labels.json is damaged", read_labels, tmp_path)
+    refuses("has no labels.json", read_labels, tmp_path / "nowhere")
+
+
+def test_columns_are_named_where_the_task_does_not_know_them(write, refuses):
+    table = write("a.tsv", "id\tphrase\tstars\n1\tgood\t5\n2\tbad\t1\n")
+    found = read_examples(table, TASKS["classification"], columns=Columns(first="phrase", label="stars"))
+    assert [item[1:] for item in found.items] == [("good", None, "5"), ("bad", None, "1")]
+    bare = write("b.tsv", "1\tgood\twell\t5\n2\tbad\till\t1\n")
+    found = read_examples(bare, TASKS["regression"], columns=Columns("2", "3", "4"))
+    assert [item[1:] for item in found.items] == [("good", "well", 5.0), ("bad", "ill", 1.0)]
+    refuses("no column for the text: expected 'review'; those there are id, phrase, stars", read_examples, table,
+            TASKS["classification"], columns=Columns("review", label="stars"))  # fmt: skip
+    refuses("'phrase' cannot be both", read_examples, table, TASKS["pair"],
+            columns=Columns("phrase", "phrase", "stars"))  # fmt: skip
+
+
+def test_without_labels_neither_column_nor_value_is_asked_for(write):
+    cases = {
+        "sst2": ("a.tsv", "a fox\na dog\n"), "qnli": ("b.tsv", "index\tquestion\tsentence\n1\tWho?\tHe.\n"),
+        "cola": ("c.tsv", "index\tsentence\n0\ta fox\n"), "ner": ("d.conll", "EU\nsays\n"),
+        "squad": ("e.json", '{"data": [{"paragraphs": [{"context": "A.", "qas": [{"id": "x", "question": "W?"}]}]}]}'),
+        "swag": ("f.csv", "startphrase,ending0,ending1\nHe,a,b\n"),
+    }  # fmt: skip
+    for task, (name, content) in cases.items():
+        found = read_examples(write(name, content), TASKS[task], labelled=False)
+        assert found.items and all(item[-1] is None for item in found.items), task
+
+
+def test_a_tag_that_does_not_go_on_with_an_entity_begins_one_and_is_counted(write):
+    tags = "I-A I-A O I-B B-B I-B I-A O B-A I-A".split()
+    found = read_examples(write("a.conll", "".join(f"w {tag}\n" for tag in tags)), TASKS["ner"])
+    assert found.items[0].tags == tuple("B-A I-A O B-B B-B I-B B-A O B-A I-A".split())
+    assert found.broken_tags == 3
+    assert found.remarks == [f"{found.path}: 3 tags I-X do not go on with an entity; each was read as B-X"]
+
+
+def test_few_misplaced_answers_are_counted_listed_and_not_learnt(write, rust):
+    from flaxbert.finetuning.encoding import encode
+
+    found = read_examples(write("a.json", questions(40, wrong=2)), TASKS["squad"])
+    assert found.misplaced == ("q0", "q1") and "2 of 40 questions" in found.remarks[0]
+    features = encode(found, TASKS["squad"], rust)
+    assert [feature.example for feature in features if feature.label is None] == [0, 1]
+
+
+def test_white_space_of_another_width_does_not_misplace_an_answer(write):
+    context = "A quick\u00a0brown  fox."
+    content = {"data": [{"paragraphs": [{"context": context, "qas": [
+        {"id": "x", "question": "Who?", "answers": [{"text": "quick brown  fox", "answer_start": 2}]}]}]}]}  # fmt: skip
+    assert read_examples(write("a.json", json.dumps(content)), TASKS["squad"]).misplaced == ()
+
+
+def test_lines_end_at_line_feeds_alone(write):
+    text = "one\x0bof\x85several\u2028ends"
+    found = read_examples(write("a.tsv", f"{text}\t1\r\nshort\t0\r\n\n\n"), TASKS["sst2"])
+    assert [(item.first, item.label) for item in found.items] == [(text, "1"), ("short", "0")]
+
+
+def test_words_may_hold_spaces_between_tabs_and_never_end_at_a_no_break_space(write):
+    tabs = read_examples(write("a.conll", "New York\tB-LOC\nis\tO\n\t\n\nold\tO\n"), TASKS["ner"])
+    assert [item.words for item in tabs.items] == [("New York", "is"), ("old",)]
+    assert [item.id for item in tabs.items] == ["1", "5"]
+    spaces = read_examples(write("b.conll", "10\u00a0000  B-N\nis O\n"), TASKS["ner"])
+    assert spaces.items[0].words == ("10\u00a0000", "is")
+
+
+def test_a_field_of_csv_may_be_longer_than_the_csv_module_allows_by_itself(write):
+    long = "word " * 100_000
+    found = read_examples(write("a.csv", f"text,label\n{long},1\nshort,0\n"), TASKS["classification"])
+    assert found.items[0].first == long
