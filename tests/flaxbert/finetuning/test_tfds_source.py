@@ -90,6 +90,17 @@ def test_what_is_not_there_is_named(refuses):
     refuses("tfds:mars_rocks is no data set that TFDS knows", find_files, "tfds:mars_rocks", TASKS["sst2"])
 
 
+def test_a_damaged_file_is_refused(data_folder, refuses):
+    (file,) = (data_folder / "toy_stsb" / "1.0.0").glob("*train.tfrecord*")
+    content = file.read_bytes()
+    file.write_bytes(content[:-3])
+    try:
+        refuses("tfds:toy_stsb@train cannot be read, or is damaged", read_examples, "tfds:toy_stsb@train",
+                TASKS["stsb"])  # fmt: skip
+    finally:
+        file.write_bytes(content)
+
+
 def test_without_a_network_a_data_set_that_is_not_prepared_is_refused_at_once(monkeypatch, refuses):
     def unreachable(*arguments, **options):
         raise socket.gaierror("Temporary failure in name resolution")
