@@ -4,7 +4,7 @@ import re
 
 from flaxbert.finetuning.files import clean
 from flaxbert.finetuning.forms import Choice, Examples
-from flaxbert.finetuning.tables import Columns, CutRow, Row, find_column, read_table, refuse_cut
+from flaxbert.finetuning.tables import Columns, CutRow, Row, cut_row_error, find_column, read_table
 from flaxbert.finetuning.tasks import Task
 from flaxbert.finetuning.texts import read_label
 
@@ -20,7 +20,7 @@ def choice_examples(path: str, text: str, task: Task, columns: Columns, labelled
     items: list[Choice] = []
     for row in table.rows:
         if isinstance(row, CutRow):
-            raise refuse_cut(path, row, table.columns)
+            raise cut_row_error(path, row, table.columns)
         items.append(_choice(path, row, first, endings, label))
         expected, found = len(items[0].choices), len(items[-1].choices)
         if found != expected or found < 2:

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 from flaxbert.finetuning.files import lines, parse_json
 
-EXTENSIONS = (".tsv", ".csv", ".jsonl", ".txt")
-
 _LONGEST_FIELD = 1 << 30  # characters; the csv module stops at 131,072, and a context may well be longer
 
 
@@ -130,7 +128,7 @@ def find_column(path: str, there: tuple[str, ...], wished: str | None, known: tu
     return found
 
 
-def refuse_cut(path: str, row: CutRow, columns: tuple[str, ...]) -> ValueError:
+def cut_row_error(path: str, row: CutRow, columns: tuple[str, ...]) -> ValueError:
     """What is wrong with a row that is cut."""
     if row.width <= 1 < len(columns):
         return ValueError(f"{path}, line {row.line} is empty or not parted into columns: expected {len(columns)}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from flaxbert.finetuning.files import clean
 from flaxbert.finetuning.forms import Examples, TextExample
-from flaxbert.finetuning.tables import Columns, CutRow, Row, Table, find_column, read_table, refuse_cut
+from flaxbert.finetuning.tables import Columns, CutRow, Row, Table, cut_row_error, find_column, read_table
 from flaxbert.finetuning.tasks import Task
 
 
@@ -22,7 +22,7 @@ def text_examples(path: str, text: str, task: Task, columns: Columns, labelled: 
             cut += 1
             continue
         if isinstance(row, CutRow):
-            raise refuse_cut(path, row, table.columns)
+            raise cut_row_error(path, row, table.columns)
         items.append(_text_example(path, row, names, label, task.kind))
     if table.guessed and labelled:
         _check_no_header(path, table, items)
@@ -55,7 +55,7 @@ def _cell(row: Row, name: str, where: str) -> Any:
 
 def read_label(value: Any, where: str) -> str:
     """The name of a class. Raises ValueError, naming `where`, for what is none: nothing, NaN, a list."""
-    if isinstance(value, bool | int):
+    if isinstance(value, bool | int) or isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, str) and value.strip() and value.strip().lower() != "nan":
         return value.strip()

@@ -1,7 +1,6 @@
 """TensorFlow Datasets: the same tasks for those who have a network, or a data set prepared beforehand."""
 
 import functools
-import logging
 import os
 import socket
 import urllib.request
@@ -38,8 +37,14 @@ def read_split(name: str, task: Task, columns: Columns, labelled: bool) -> Examp
     second = find_column(name, there, columns.second, task.second, "the second text") if pair else None
     label = find_column(name, there, columns.label, task.label, "the label") if labelled else None
     names = _class_names(builder.info.features[label], task) if label is not None else ()
-    rows = builder.as_dataset(split=split, shuffle_files=False).as_numpy_iterator()
-    return _READERS[task.kind](name, rows, task, (first, second, label), names)
+    return _READERS[task.kind](name, _rows(builder, name, split), task, (first, second, label), names)
+
+
+def _rows(builder: Any, name: str, split: str) -> "_Rows":
+    try:
+        yield from builder.as_dataset(split=split, shuffle_files=False).as_numpy_iterator()
+    except Exception as error:  # TensorFlow's own, which this package does not import
+        raise ValueError(f"{name} cannot be read, or is damaged: {_sentence(error)}") from error
 
 
 _Rows = Iterator[dict[str, Any]]
@@ -47,13 +52,17 @@ _Places = tuple[str, str | None, str | None]
 
 
 def _text_examples(name: str, rows: _Rows, task: Task, places: _Places, names: tuple[str, ...]) -> Examples:
-    items = []
+    items, cut = [], 0
     for number, row in enumerate(rows, 1):
         where = f"{name}, example {number}"
-        first, *rest = [clean(row[place].decode("utf-8"), f"{where}, {place!r}") for place in places[:2] if place]
+        texts = {place: row[place].decode("utf-8") for place in places[:2] if place}
+        if task.skips_cut_rows and not all(map(str.strip, texts.values())):
+            cut += 1
+            continue
+        first, *rest = [clean(text, f"{where}, {place!r}") for place, text in texts.items()]
         label = None if places[2] is None else _label(row[places[2]], task, names, where)
         items.append(TextExample(str(number), first, rest[0] if rest else None, label))
-    return Examples(name, items)
+    return Examples(name, items, cut_rows=cut)
 
 
 def _label(value: Any, task: Task, names: tuple[str, ...], where: str) -> str | float:
@@ -109,11 +118,12 @@ _READERS: dict[str, Callable[[str, _Rows, Task, _Places, tuple[str, ...]], Examp
 @functools.cache
 def _builder(name: str) -> Any:
     """The data set, prepared. Raises ValueError, in one sentence, where it is unknown or cannot be fetched."""
+    # TensorFlow reads; without these it tells at length how it would compute.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder, registered
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
     dataset = name.removeprefix(TFDS)
     try:
         return read_only_builder.builder_from_files(dataset)

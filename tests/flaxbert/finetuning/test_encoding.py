@@ -123,6 +123,20 @@ def test_choices_stand_in_rows_one_after_another(rust):
     assert predictions(examples, features, logits, TASKS["swag"]) == ["2", "0"]
 
 
+def test_a_number_and_a_label_are_read_from_the_logits_of_a_row(rust):
+    for task, outputs, expected in ((TASKS["regression"], 1, [2.5, -1.0]), (CLASSES, 3, ["b", "c"])):
+        examples = texts(("a fox", None, None), ("a dog", None, None), labels=("a", "b", "c"))
+        features = encode(examples, task, rust)
+        (batch,) = batches(features, 3)
+        said = np.full((3, 1, outputs), -5.0)
+        for row, index in enumerate(batch["feature_indices"]):
+            if index >= 0:
+                said[row, 0, index + 1 if outputs > 1 else 0] = [2.5, -1.0][index]
+        logits: list = [None, None]
+        place_logits(logits, features, batch, said)
+        assert predictions(examples, features, logits, task) == expected
+
+
 def many(rust, count=53):
     items = [(" ".join(WORDS[:1 + n % 11] * (1 + n % 4)), None, str(n % 2)) for n in range(count)]
     return encode(texts(*items), CLASSES, rust, max_length=100)

@@ -130,6 +130,12 @@ def test_columns_are_named_where_the_task_does_not_know_them(write, refuses):
             columns=Columns("phrase", "phrase", "stars"))  # fmt: skip
 
 
+def test_labels_of_json_are_their_numbers_whether_written_as_one_or_not(write):
+    rows = [{"text": "a", "label": label} for label in (1, "1", 1.0, True, 0, False)]
+    found = read_examples(write("a.jsonl", "\n".join(map(json.dumps, rows))), TASKS["classification"])
+    assert found.labels == ("0", "1") and [item.label for item in found.items] == list("111100")
+
+
 def test_without_labels_neither_column_nor_value_is_asked_for(write):
     cases = {
         "sst2": ("a.tsv", "a fox\na dog\n"), "qnli": ("b.tsv", "index\tquestion\tsentence\n1\tWho?\tHe.\n"),
