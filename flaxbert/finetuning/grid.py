@@ -178,7 +178,7 @@ def read_result(path: Path) -> Result | None:
 
 
 def check_settings(workdir: Path, settings: dict[str, Any]) -> None:
-    """Raises ValueError where the folder holds a search with other settings, naming those that differ, or anything else.
+    """Raises ValueError where the folder holds anything but a search with these settings, naming those that differ.
     Writes nothing.
     """
     path = workdir / SETTINGS

@@ -135,5 +135,3 @@ def _digest_of_rows(split: Split) -> str:
         for row in feature.rows:
             total.update(row.input_ids.tobytes())
     return total.hexdigest()[:16]
-
-

@@ -47,22 +47,24 @@ def said(examples: Examples, model: Any, facts: TaskFile, functions: TuningFunct
     features = encode(examples, facts.task, model.tokenizer, facts.max_length)
     logits = predict(features, model.params, functions, rows=min(32, len(features)))
     found = predictions(examples, features, logits, facts.task, facts.threshold)
-    if facts.task.kind == "qa":
-        sure = [
-            {"probability": next((c.probability for c in each.n_best if c.text == text), None), "n_best": [
-                {"text": c.text, "probability": c.probability, "start": c.start} for c in each.n_best
-            ]}
-            for each, text in zip(answers(examples, features, logits, facts.task), found, strict=True)
-        ]  # fmt: skip
-    elif facts.task.kind in ("classification", "multiple_choice"):
-        names = examples.labels or tuple(map(str, range(len(logits[0]))))
-        sure = [{"probabilities": dict(zip(names, map(float, _softmax(each))))} for each in logits]
-    else:
-        sure = [{} for _ in found]
+    sure = _certainty(examples, features, logits, facts)
     return [
         {"id": item.id, "prediction": prediction, **more}
         for item, prediction, more in zip(examples.items, found, sure, strict=True)
     ]
+
+
+def _certainty(examples: Examples, features: Any, logits: Any, facts: TaskFile) -> list[dict[str, Any]]:
+    """For each example: the probabilities of all labels or choices, or of the n-best answers."""
+    if facts.task.kind == "qa":
+        return [
+            {"n_best": [{"text": c.text, "probability": c.probability, "start": c.start} for c in each.n_best]}
+            for each in answers(examples, features, logits, facts.task)
+        ]
+    if facts.task.kind in ("classification", "multiple_choice"):
+        names = facts.labels or tuple(map(str, range(len(logits[0]))))
+        return [{"probabilities": dict(zip(names, map(float, _softmax(each))))} for each in logits]
+    return [{} for _ in examples.items]
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

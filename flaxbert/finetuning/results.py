@@ -26,7 +26,7 @@ def summarize(task: Task, results: Sequence[Result]) -> dict[str, Any]:
     rows = [_row(place, found) for place, found in places.items()]
     rows.sort(key=lambda row: -_worst_if_nan(row["metrics"][task.metrics[0]]["mean"]))
     best = max(results, key=lambda result: rank(task, result["dev"]))
-    others = next((result["others"] for result in reversed(results) if "others" in result), {})
+    others: dict[str, Any] = next((result["others"] for result in reversed(results) if "others" in result), {})
     speeds = [result["examples_per_second"] for result in results if result["examples_per_second"]]
     return {
         "task": task.name, "rows": rows, "best": {"cell": best["cell"], "dev": best["dev"], **others},

@@ -1,0 +1,252 @@
+"""`flaxbert finetune` and `predict`: each kind of task is learnt, an interrupted search ends as one left alone."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import random
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipeline import tokenizer_training
+from flaxbert import cli
+from flaxbert.config import PRESETS, OptimizerConfig
+from flaxbert.finetuning.batching import batches, make_batch
+from flaxbert.finetuning.examples import read_examples
+from flaxbert.finetuning.grid import Stopped
+from flaxbert.finetuning.launch import launch
+from flaxbert.finetuning.step import build_functions
+from flaxbert.finetuning.tasks import TASKS
+from flaxbert.finetuning.tuning import begin, predict, read_split
+from flaxbert.interop import huggingface
+from flaxbert.interop.architectures import Checkpoint
+from flaxbert.model.pretraining import initialize
+from flaxbert.tools.load import load
+
+GOOD, BAD = ["sunny", "merry", "lovely"], ["rainy", "gloomy", "dreadful"]
+OTHER = ["day", "hill", "river", "house", "road", "garden", "town", "ship"]
+QUICK = ("--learning-rates", "5e-3", "--batch-sizes", "16", "--epochs", "6", "--max-length", "16")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """An export of one layer with parameters as they are before pretraining."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    words = [" ".join([*GOOD, *BAD, *OTHER, "what", "is", "0", "1", "2", "3"])] * 5
+    tokenizer_training.train("wordpiece", words, 95, lowercase=True).save(folder / "tokenizer")
+    small = dataclasses.replace(
+        PRESETS["tiny"], vocab_size=95, hidden_size=32, num_layers=1, num_heads=2, feed_forward_size=64, max_length=32
+    )
+    params = jax.tree.map(np.asarray, initialize(small, jax.random.key(0)))
+    huggingface.export(Checkpoint(small, params), folder / "tokenizer", folder / "model", "card\n")
+    return folder / "model"
+
+
+def sentence(chance, words):
+    """One of the words among three others, and where it stands."""
+    place, found = chance.randrange(4), chance.choices(OTHER, k=4)
+    found[place] = chance.choice(words)
+    return found, place
+
+
+def classification(chance):
+    label = chance.randrange(2)
+    return {"text": " ".join(sentence(chance, [BAD, GOOD][label])[0]), "label": str(label)}
+
+
+def pair(chance):
+    first, second = (classification(chance) for _ in range(2))
+    return {"first": first["text"], "second": second["text"], "label": second["label"]}
+
+
+def regression(chance):
+    found = classification(chance)
+    return {"text": found["text"], "score": -2.0 if found["label"] == "0" else 2.0}
+
+
+def tagging(chance):
+    words, place = sentence(chance, GOOD)
+    return {"tokens": words, "tags": ["B-X" if index == place else "O" for index in range(4)]}
+
+
+def choice(chance):
+    label = chance.randrange(2)
+    choices = [" ".join(sentence(chance, GOOD if index == label else BAD)[0]) for index in range(2)]
+    return {"context": "what", "choices": choices, "label": label}
+
+
+def question(chance):
+    words, place = sentence(chance, GOOD)
+    context = " ".join(words)
+    answers = {"text": [words[place]], "answer_start": [context.index(words[place])]}
+    return {"id": str(chance.random()), "question": "what is", "context": context, "answers": answers}
+
+
+KINDS = {
+    "classification": (classification, "accuracy"), "pair": (pair, "accuracy"), "regression": (regression, "spearman"),
+    "ner": (tagging, "entity_f1"), "multiple_choice": (choice, "accuracy"), "qa": (question, "exact_match"),
+}  # fmt: skip
+
+
+def write_data(folder, draw, train=160, dev=40):
+    folder.mkdir(exist_ok=True)
+    chance = random.Random(0)
+    for name, count in (("train", train), ("dev", dev)):
+        rows = [draw(chance) for _ in range(count)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def finetune(task, model, data, workdir, *flags):
+    return cli.main(["finetune", task, "--init", str(model), "--data", str(data), "--workdir", str(workdir), *flags])
+
+
+def tags(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_task_is_learnt_and_predicted_as_it_was_scored(model, tmp_path, kind):
+    draw, metric = KINDS[kind]
+    data = write_data(tmp_path / "data", draw)
+    assert finetune(kind, model, data, tmp_path / "run", *QUICK) == cli.DONE
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found["best"]["dev"][metric] > 0.8, found["best"]
+    scored = [json.loads(line) for line in (tmp_path / "run" / "cells").glob("*-dev.jsonl").__next__().open()]
+    assert cli.main([
+        "predict", str(tmp_path / "run"), str(data / "dev.jsonl"), "--output", str(tmp_path / "said.jsonl")
+    ]) == cli.DONE  # fmt: skip
+    said = [json.loads(line) for line in (tmp_path / "said.jsonl").open()]
+    for one, other in zip(said, scored, strict=True):
+        assert one["id"] == other["id"]
+        if kind == "regression":
+            assert one["prediction"] == pytest.approx(other["prediction"], rel=1e-4)
+        else:
+            assert one["prediction"] == other["prediction"]
+
+
+def test_an_interrupted_search_goes_on_and_ends_as_one_left_alone(model, tmp_path):
+    """Stopped in the second of three runs: the first is not trained again, and nothing differs but times."""
+    from flaxbert.commands import Finetune
+
+    data = write_data(tmp_path / "data", classification, train=48)
+    flags = Finetune(
+        "classification", str(model), str(data), "", seeds=3, learning_rates="5e-3", batch_sizes="16", epochs="2",
+        max_length=16,
+    )
+    asked = []
+
+    def stop():
+        asked.append(None)
+        return len(asked) == 9  # each run has six steps
+
+    broken, whole = (dataclasses.replace(flags, workdir=str(tmp_path / name)) for name in ("broken", "whole"))
+    with pytest.raises(Stopped):
+        launch(broken, stop, lambda sentence: None)
+    assert len(list((tmp_path / "broken" / "cells").glob("*.json"))) == 1
+    told = []
+    launch(broken, lambda: False, told.append)
+    assert [line for line in told if "of 3" in line][0].startswith("2 of 3")
+    launch(whole, lambda: False, lambda sentence: None)
+    ended, wanted = tags(tmp_path / "broken"), tags(tmp_path / "whole")
+    assert ended.keys() == wanted.keys()
+    timed = {"results.json", *(name for name in wanted if name.startswith("lr") and name.endswith(".json"))}
+    for name in wanted.keys() - timed - {"README.md"}:
+        assert ended[name] == wanted[name], name
+
+
+def test_a_search_goes_on_only_with_its_own_settings_and_may_grow(model, tmp_path, capsys):
+    data = write_data(tmp_path / "data", classification, train=32)
+    small = ("--epochs", "1", "--learning-rates", "5e-3", "--batch-sizes", "16", "--max-length", "16")
+    assert finetune("classification", model, data, tmp_path / "run", *small) == cli.DONE
+    assert finetune("classification", model, data, tmp_path / "run", *small, "--frozen", "True") == cli.USER_ERROR
+    assert "frozen was False and is now True" in capsys.readouterr().err
+    assert finetune("classification", model, data, tmp_path / "run", *small, "--seeds", "2") == cli.DONE
+    assert "2 of 2" in (said := capsys.readouterr().err) and "1 of 2" not in said
+    write_data(data, pair)
+    assert finetune("classification", model, data, tmp_path / "run", *small, "--first", "first") == cli.USER_ERROR
+    assert "data was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--seeds", "0"), "--seeds 0 is not positive"), (("--epochs", "1,1"), "names a value twice"),
+    (("--learning-rates", "5e-5;3e-5"), "is not a list of numbers"), (("--batch-sizes", "-1"), "not positive"),
+    (("--max-length", "64"), "exceeds the model's 32"), (("--train-examples", "99"), "is not in [1, 32]"),
+    (("--first", "textt"), "those there are text, label"), (("--init", "nowhere"), "nowhere"),
+    (("--data", "nowhere"), "nowhere is no folder"),
+])  # fmt: skip
+def test_a_mistake_is_answered_in_one_sentence(model, tmp_path, capsys, flags, words):
+    data = write_data(tmp_path / "data", classification, train=32)
+    assert finetune("classification", model, data, tmp_path / "run", *flags) == cli.USER_ERROR
+    said = capsys.readouterr().err
+    assert words in said.splitlines()[-1] and not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def labelled(model, tmp_path_factory):
+    """(task, what is read of its training file, the model before its first step)."""
+    data, task = write_data(tmp_path_factory.mktemp("data"), classification, train=24), TASKS["classification"]
+    loaded = load(model)
+    split = read_split(read_examples(data / "train.jsonl", task), task, loaded.tokenizer, 16)
+    return task, split, begin(loaded.checkpoint, task, split.examples.labels, 0, False)
+
+
+def steps(labelled, chosen, rows, **options):
+    """Parameters after one step on the chosen features in a batch of so many rows, without dropout."""
+    task, split, start = labelled
+    config = dataclasses.replace(start.config, dropout=0.0, attention_dropout=0.0)
+    functions = build_functions(task.kind, config, 2, rows, OptimizerConfig(), **options)
+    batch = make_batch(split.features, np.array(chosen), rows, 16)
+    state, loss = functions.train(functions.begin(start.params), batch, 1e-2, jax.random.key(0))
+    return jax.device_get(state.params), float(loss)
+
+
+def test_rows_that_fill_a_batch_up_change_nothing(labelled):
+    (params, loss), (filled, other) = steps(labelled, range(8), 8), steps(labelled, range(8), 16)
+    assert loss == pytest.approx(other, rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), params, filled)
+
+
+def test_a_frozen_encoder_stays_as_it_is_to_the_last_bit(labelled):
+    start = labelled[2].params
+    frozen, whole = (steps(labelled, range(8), 8, frozen=frozen)[0] for frozen in (True, False))
+    for part in ("encoder", "pooler"):
+        jax.tree.map(np.testing.assert_array_equal, frozen[part], start[part])
+        moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), whole[part], start[part])
+        assert all(jax.tree.leaves(moved)) or part == "encoder" and any(jax.tree.leaves(moved))
+    assert np.any(frozen["head"]["kernel"] != start["head"]["kernel"])
+
+
+def test_answers_do_not_depend_on_the_batch(labelled):
+    task, split, start = labelled
+    found = []
+    for rows in (4, 64):
+        functions = build_functions(task.kind, start.config, 2, rows, OptimizerConfig())
+        found.append(np.stack(predict(split.features, start.params, functions, rows)))
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
+
+
+def test_one_shape_is_compiled_once_for_all_rates_and_seeds(model, tmp_path):
+    data = write_data(tmp_path / "data", classification, train=32)
+    with jax.log_compiles(), contextlib.redirect_stderr(io.StringIO()):
+        import logging
+
+        seen, handler = [], logging.Handler()
+        handler.emit = lambda record: seen.append(record.getMessage())
+        logging.getLogger("jax").addHandler(handler)
+        try:
+            finetune("classification", model, data, tmp_path / "run", *QUICK, "--learning-rates", "1e-3,2e-3,3e-3",
+                     "--seeds", "2", "--epochs", "1")  # fmt: skip
+        finally:
+            logging.getLogger("jax").removeHandler(handler)
+    assert sum("Compiling jit(train)" in line or "Compiling train" in line for line in seen) == 1, seen
+
+
+def test_every_example_is_seen_once_an_epoch_in_an_order_of_its_seed(labelled):
+    features = labelled[1].features
+    orders = [[batch["feature_indices"] for batch in batches(features, 5, *key)] for key in ((0, 0), (0, 1), (1, 0))]
+    for order in orders:
+        assert sorted(index for part in order for index in part if index >= 0) == list(range(len(features)))
+    assert len({np.concatenate(order).tobytes() for order in orders}) == 3
