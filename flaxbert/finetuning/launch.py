@@ -14,6 +14,7 @@ from flaxbert.finetuning.forms import Examples
 from flaxbert.finetuning.grid import Grid, cells_of, check_settings, search, write_settings
 from flaxbert.finetuning.metrics import references
 from flaxbert.finetuning.results import show, summarize
+from flaxbert.finetuning.saved import task_for
 from flaxbert.finetuning.tables import Columns
 from flaxbert.finetuning.tasks import Task, find_task
 from flaxbert.finetuning.tuning import Cell, Split, read_split
@@ -27,7 +28,7 @@ def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], N
     cells = _cells(arguments, task)
     examples = _examples(arguments, task)
     model = load(arguments.init)
-    task = dataclasses.replace(task, max_length=_max_length(arguments, task, model.config.max_length))
+    task = task_for(task, _max_length(arguments, task, model.config.max_length))
     for each in examples.values():
         for sentence in each.remarks:
             say(sentence)

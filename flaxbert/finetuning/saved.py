@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from flaxbert.finetuning.forms import write_labels
-from flaxbert.finetuning.tasks import TASKS, Task, find_task
+from flaxbert.finetuning.tasks import Task, find_task
 from flaxbert.interop import huggingface
 from flaxbert.interop.architectures import Checkpoint
 from flaxbert.tools.load import Model, load
@@ -63,7 +63,8 @@ def read_model(folder: str | os.PathLike[str]) -> tuple[Model, TaskFile]:
         found = json.loads((path / TASK).read_bytes())
         if found.pop("format_version") != FORMAT_VERSION:
             raise ValueError("of another version of flaxbert")
-        facts = TaskFile(**{**found, "task": find_task(found["task"]), "labels": tuple(found["labels"])})
+        task = task_for(find_task(found["task"]), found["max_length"])
+        facts = TaskFile(**{**found, "task": task, "labels": tuple(found["labels"])})
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / TASK} is damaged: {error}") from None
     return load(path), facts
@@ -85,8 +86,7 @@ def model_card(name: str, start: Checkpoint, source: str, facts: TaskFile, setti
     )
 
 
-def named_task(name: str, max_length: int | None) -> Task:
-    """The preset of a name, for rows of another length where one is given."""
-    if name not in TASKS:
-        return find_task(name)
-    return TASKS[name] if max_length is None else dataclasses.replace(TASKS[name], max_length=max_length)
+def task_for(task: Task, max_length: int) -> Task:
+    """The task for rows of this length: a question takes up to half of one."""
+    longest = min(task.max_question_length, max_length // 2)
+    return dataclasses.replace(task, max_length=max_length, max_question_length=longest)
