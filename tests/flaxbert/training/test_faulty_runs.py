@@ -25,6 +25,7 @@ from flaxbert.training.checkpoint import restore_params
 from flaxbert.training.loop import Outcome, train
 from flaxbert.training.manifest import MANIFEST, find_damage
 from flaxbert.training.orbax_manager import UNFINISHED
+from flaxbert.training.recovery import saved_steps
 from flaxbert.training.study import FOLDER
 
 
@@ -151,20 +152,28 @@ def test_a_run_outlives_a_disk_that_is_full_for_a_while(uninterrupted, tmp_path,
 
 def test_a_run_on_a_full_disk_ends_with_the_third_failed_save(uninterrupted, tmp_path, experiment, streams_of, capsys):
     """And goes on from the checkpoint before, once there is room."""
+
+    def wait_for_the_save_under_way(number):
+        while number == 5 and not (tmp_path / "checkpoints" / "3").is_dir():
+            time.sleep(0.01)
+        before(number)
+
     with full_while(5) as before, pytest.raises(OSError, match="checkpoints/12 could not be saved .* that of step 3"):
-        train(experiment, str(tmp_path), streams_of(before))
-    assert checkpoints(tmp_path) == [3]
+        train(experiment, str(tmp_path), streams_of(wait_for_the_save_under_way))
+    assert saved_steps(str(tmp_path)) == [3]
     assert capsys.readouterr().err.count("could not be saved") == 2
     assert train(experiment, str(tmp_path), streams_of()) == Outcome(12, False)
     assert_same_run(tmp_path, uninterrupted)
 
 
 def test_lines_that_are_still_unwritten_at_the_end_make_the_run_fail(tmp_path, experiment, streams_of):
-    """Their file alone cannot be written: a link to a device that is always full."""
+    """Their file alone cannot be written: from the first evaluation on it is a device that is always full."""
     streams = streams_of()
 
     def validation(phase):
-        os.dup2(os.open("/dev/full", os.O_WRONLY), descriptor_of(tmp_path / "metrics.jsonl"))
+        for descriptor in descriptors_of(tmp_path / "metrics.jsonl"):
+            with open("/dev/full", "wb") as full:
+                os.dup2(full.fileno(), descriptor)
         return streams.validation(phase)
 
     with pytest.raises(OSError, match="metrics.jsonl cannot be written .*: it lacks the last 4 of its lines"):
@@ -172,10 +181,10 @@ def test_lines_that_are_still_unwritten_at_the_end_make_the_run_fail(tmp_path, e
     assert checkpoints(tmp_path) == [6, 9, 12]
 
 
-def descriptor_of(path):
-    """That by which this process has the file open."""
-    opened = pathlib.Path("/proc/self/fd")
-    return next(int(each.name) for each in opened.iterdir() if os.path.realpath(each) == str(path))
+def descriptors_of(path):
+    """Those by which this process has the file open."""
+    opened = list(pathlib.Path("/proc/self/fd").iterdir())
+    return [int(each.name) for each in opened if os.path.realpath(each) == str(path)]
 
 
 @pytest.mark.parametrize("when", ["from the start", "later"])
