@@ -1,0 +1,94 @@
+"""`flaxbert embed`: the vectors are those of the model, in the order of the texts, whatever the batches."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from flaxbert import cli
+from flaxbert.tools.embed import parse_layers
+from flaxbert.tools.load import load
+
+TEXTS = [
+    "the quick brown fox", "a", "rivers run to the sea and the sea is never full", "the dog sleeps", "lists",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("texts") / "texts.txt"
+    path.write_text("\n".join(TEXTS) + "\n")
+    return path
+
+
+def embed(model, file, output, *flags):
+    assert cli.main(["embed", str(model), str(file), "--output", str(output), *flags]) == cli.DONE
+    return output
+
+
+def test_the_mean_of_the_last_layer_is_that_of_encode(small_export, file, tmp_path):
+    found = np.load(embed(small_export, file, tmp_path / "v.npy", "--batch-size", "2"))
+    hidden, mask = load(small_export).encode(TEXTS)
+    expected = (np.asarray(hidden) * mask[:, :, None]).sum(1) / mask.sum(1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_cls_is_the_first_token_and_tokens_are_all_of_them(small_export, file, tmp_path):
+    hidden, mask = load(small_export).encode(TEXTS)
+    cls = np.load(embed(small_export, file, tmp_path / "v.npy", "--pooling", "cls"))
+    np.testing.assert_allclose(cls, np.asarray(hidden)[:, 0], rtol=1e-5, atol=1e-6)
+    rows = pq.read_table(embed(small_export, file, tmp_path / "v.parquet", "--pooling", "tokens")).to_pylist()
+    for number, row in enumerate(rows):
+        assert row["text"] == TEXTS[number] and row["tokens"][0] == "[CLS]" and row["tokens"][-1] == "[SEP]"
+        wanted = np.asarray(hidden)[number, mask[number]]
+        np.testing.assert_allclose(np.array(row["vector"]), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_layers_are_joined_or_added(small_export, file, tmp_path):
+    alone = [np.load(embed(small_export, file, tmp_path / f"{n}.npy", f"--layers={n}")) for n in (-2, -1)]
+    both = embed(small_export, file, tmp_path / "both.npy", "--layers=-2,-1")
+    added = embed(small_export, file, tmp_path / "added.npy", "--layers=-2,-1", "--combine", "sum")
+    mean = embed(small_export, file, tmp_path / "mean.npy", "--layers=-2,-1", "--combine", "mean")
+    np.testing.assert_allclose(np.load(both), np.concatenate(alone, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(np.load(added), alone[0] + alone[1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.load(mean), (alone[0] + alone[1]) / 2, rtol=1e-5, atol=1e-6)
+    assert np.abs(alone[0] - alone[1]).max() > 0.1, "two layers say the same"
+
+
+def test_layers_count_from_either_end():
+    assert parse_layers("0,1,-1,-4", 3) == (0, 1, 3, 0)
+
+
+def test_json_lines_hold_the_column_of_labels(small_export, tmp_path):
+    (tmp_path / "rows.csv").write_text("text,mood\nthe fox,glad\nthe dog,sad\n")
+    output = embed(small_export, tmp_path / "rows.csv", tmp_path / "v.jsonl", "--label", "mood")
+    rows = [json.loads(line) for line in output.open()]
+    assert [(row["text"], row["label"], len(row["vector"])) for row in rows] == [
+        ("the fox", "glad", 24), ("the dog", "sad", 24),
+    ]  # fmt: skip
+
+
+def test_a_text_of_a_hundred_thousand_tokens_is_cut_and_that_is_told(small_export, tmp_path, capsys):
+    (tmp_path / "long.txt").write_text("the fox\n" + "sea " * 100_000 + "\n")
+    assert np.load(embed(small_export, tmp_path / "long.txt", tmp_path / "v.npy")).shape == (2, 24)
+    assert "1 of 2 texts have more than 48 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--layers=4",), "names 4, and the model has 3"), (("--layers", "last"), "is not a list of whole numbers"),
+    (("--max-length", "49"), "max_length 49 is not in [5, 48]"), (("--output", "v.txt"), "ends in none of"),
+    (("--pooling", "tokens"), "choose .parquet or .jsonl"), (("--batch-size", "0"), "is not positive"),
+])  # fmt: skip
+def test_a_mistake_is_answered_in_one_sentence_and_writes_nothing(small_export, file, tmp_path, capsys, flags, words):
+    before = ["embed", str(small_export), str(file), "--output", str(tmp_path / "v.npy")]
+    assert cli.main([*before, *flags]) == cli.USER_ERROR
+    said = capsys.readouterr().err
+    assert words in said and len(said.splitlines()) == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_not_overwritten(small_export, file, tmp_path, capsys):
+    (tmp_path / "v.npy").write_text("years of work")
+    command = ["embed", str(small_export), str(file), "--output", str(tmp_path / "v.npy")]
+    assert cli.main(command) == cli.USER_ERROR and "exists already" in capsys.readouterr().err
+    assert (tmp_path / "v.npy").read_text() == "years of work"
