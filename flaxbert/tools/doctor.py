@@ -1,9 +1,9 @@
 """`flaxbert doctor`: what was measured of a prepared corpus, as tables, JSON and a picture."""
 
 import json
-import os
-import pathlib
 from typing import TYPE_CHECKING, Any
+
+from flaxbert.tools.outputs import check_output, write_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,18 +22,8 @@ def check_outputs(json_file: str | None, plot_file: str | None) -> None:
     if plot_file is not None and not plot_file.lower().endswith(".png"):
         raise ValueError(f"--plot {plot_file} is no picture that can be drawn: expected a name that ends in .png")
     for flag, name in (("--json", json_file), ("--plot", plot_file)):
-        if name is None or (flag, name) == ("--json", TO_STANDARD_OUTPUT):
-            continue
-        path = pathlib.Path(name)
-        reason = ""
-        if path.exists() and not path.is_file():
-            reason = "it is a folder" if path.is_dir() else "it is no regular file"
-        elif not path.parent.is_dir():
-            reason = f"there is no folder {path.parent}"
-        elif not os.access(path.parent, os.W_OK):
-            reason = "permission denied"
-        if reason:
-            raise ValueError(f"{flag} {name} cannot be written: {reason}")
+        if name is not None and (flag, name) != ("--json", TO_STANDARD_OUTPUT):
+            check_output(flag, name)
 
 
 def show(report: Report, json_file: str | None = None, plot_file: str | None = None) -> None:
@@ -57,18 +47,6 @@ def show(report: Report, json_file: str | None = None, plot_file: str | None = N
         write_output("--plot", plot_file, draw(report))
         if json_file != TO_STANDARD_OUTPUT:
             print(f"written: {plot_file}")
-
-
-def write_output(flag: str, name: str, content: bytes) -> None:
-    """Replaces a file as a whole, or leaves it as it was."""
-    path = pathlib.Path(name)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(f"{flag} {name} cannot be written: {error.strerror}") from None
 
 
 def _print(report: Report, console: "Console") -> None:

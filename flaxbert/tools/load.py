@@ -223,7 +223,7 @@ def _fill(tokenizer: Any, text: str, place: tuple[int, int], index: int, probabi
         piece = f"[{index}]"  # an entry of the embedding that the tokenizer has no name for
     before, after = text[:place[0]], text[place[1]:]
     word, continues = _word(tokenizer, piece)
-    return Fill(_readable(piece), index, probability, (before.rstrip() if continues else before) + word + after)
+    return Fill(readable(piece), index, probability, (before.rstrip() if continues else before) + word + after)
 
 
 def _word(tokenizer: Any, piece: str) -> tuple[str, bool]:
@@ -233,5 +233,5 @@ def _word(tokenizer: Any, piece: str) -> tuple[str, bool]:
     return piece.removeprefix("##"), piece.startswith("##")
 
 
-def _readable(piece: str) -> str:
+def readable(piece: str) -> str:
     return piece.removeprefix("▁") or piece

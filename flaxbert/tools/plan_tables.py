@@ -3,7 +3,8 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from flaxbert.tools.doctor import TO_STANDARD_OUTPUT, write_output
+from flaxbert.tools.doctor import TO_STANDARD_OUTPUT
+from flaxbert.tools.outputs import write_output
 
 if TYPE_CHECKING:
     from rich.console import Console
