@@ -14,7 +14,8 @@ import tyro
 from data_pipeline.config import DataConfig
 from flaxbert import flags
 from flaxbert.commands import (
-    Doctor, Embed, Evaluate, Export, FillMask, Finetune, Import, Plan, Predict, Prepare, Pretrain, Quickstart,
+    Attention, Doctor, Embed, Evaluate, Export, FillMask, Finetune, Import, Plan, Predict, Prepare, Pretrain,
+    Quickstart,
 )  # fmt: skip
 from flaxbert.config import Experiment, with_vocabulary
 
@@ -243,6 +244,14 @@ def fill_mask(arguments: FillMask) -> int:
     return DONE
 
 
+def attention(arguments: Attention) -> int:
+    from flaxbert.tools.attention import draw_attention
+
+    texts = (arguments.first,) if arguments.second is None else (arguments.first, arguments.second)
+    draw_attention(arguments.model, texts, arguments.output, arguments.html)
+    return DONE
+
+
 def quickstart(arguments: Quickstart) -> int:
     from data_pipeline.statistics import unigram_entropy
     from data_pipeline.store import open_corpus
@@ -272,6 +281,7 @@ COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
     "predict": (Predict, predict),
     "embed": (Embed, embed),
     "fill-mask": (FillMask, fill_mask),
+    "attention": (Attention, attention),
     "quickstart": (Quickstart, quickstart),
 }
 

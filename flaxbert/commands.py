@@ -200,6 +200,22 @@ class Embed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Attention:
+    """Draw what each token of a text attends to, in every layer and head."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run's folder, an export, or a Hugging Face folder."""
+    first: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEXT")]
+    """A text, of up to 128 tokens."""
+    second: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="TEXT")] = None
+    """A second one, for a pair."""
+    output: str = "attention.png"
+    """The picture: .png or .svg."""
+    html: str | None = None
+    """A page that shows one layer and head at a time; it needs no network."""
+
+
+@dataclasses.dataclass(frozen=True)
 class FillMask:
     """Print the likeliest words for each [MASK]."""
 

@@ -71,8 +71,10 @@ def attention_of(model: Model, texts: tuple[str, ...], name: str) -> Attention:
     batch, _ = tokenize(tokenizer, [texts[0] if len(texts) == 1 else (texts[0], texts[1])], None, config.max_length)
     weights = attention_probabilities(config, model.params, batch)
     return Attention(
-        f"{Path(name).resolve().name}: {' | '.join(texts)}", [readable(token) for token in encoding.tokens], list(encoding.type_ids),
-        np.asarray(weights[:, 0, :, :size, :size]),
+        title=f"{Path(name).resolve().name}: {' | '.join(texts)}",
+        tokens=[readable(token) for token in encoding.tokens],
+        segments=list(encoding.type_ids),
+        weights=np.asarray(weights[:, 0, :, :size, :size]),
     )
 
 

@@ -26,7 +26,7 @@ def draw(attention: "Attention", kind: str) -> tuple[bytes, str]:
 
     layers, heads, length, _ = attention.weights.shape
     panel = _panel(heads, length)
-    gap, left, right, bottom, top = 0.06 * panel, 1.5, 0.9, 1.2, 1.1
+    gap, left, right, bottom, top = 0.06 * panel, 1.5, 1.3, 1.2, 1.1
     width, height = left + heads * (panel + gap) + right, bottom + layers * (panel + gap) + top
     figure = Figure((width, height), dpi=_DOTS_PER_INCH)
     FigureCanvasAgg(figure)
