@@ -137,6 +137,17 @@ def test_a_number_and_a_label_are_read_from_the_logits_of_a_row(rust):
         assert predictions(examples, features, logits, task) == expected
 
 
+def test_logits_of_tokens_come_back_without_those_of_padding(rust):
+    features = encode(tagged(WORDS, WORDS[:2]), TASKS["tagging"], rust)
+    (batch,) = batches(features, 3, lengths=(128,))
+    said = np.arange(3 * 128 * 2).reshape(3, 128, 2)
+    logits: list = [None, None]
+    place_logits(logits, features, batch, said)
+    for number, feature in enumerate(features):
+        row = batch["feature_indices"].tolist().index(number)
+        np.testing.assert_array_equal(logits[number], said[row, :feature.length])
+
+
 def many(rust, count=53):
     items = [(" ".join(WORDS[:1 + n % 11] * (1 + n % 4)), None, str(n % 2)) for n in range(count)]
     return encode(texts(*items), CLASSES, rust, max_length=100)

@@ -1,5 +1,6 @@
 """The best answer over the windows of a context, beside a plain form of the reference's search."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from flaxbert.finetuning.tasks import TASKS
 from flaxbert.finetuning.windows import max_context, window_spans
 
 SQUAD, SQUAD_2 = TASKS["squad"], TASKS["squad2"]
+SHORT = dataclasses.replace(SQUAD, max_answer_length=7)
 HEAD = 4  # tokens before the context
 
 
@@ -60,7 +62,7 @@ def plain_search(context, windows, task):
     return list(found.items()), null
 
 
-@pytest.mark.parametrize("task", [SQUAD, SQUAD_2], ids=["squad", "squad2"])
+@pytest.mark.parametrize("task", [SQUAD, SQUAD_2, SHORT], ids=["squad", "squad2", "short"])
 @pytest.mark.parametrize("ties", [False, True])
 def test_answers_are_those_of_plain_loops_over_starts_and_ends(task, ties):
     for seed in range(60):

@@ -53,10 +53,10 @@ def test_the_token_of_most_context_is_that_of_the_reference_s_example():
 
 def test_the_window_of_most_context_is_that_of_a_plain_loop():
     draw = random.Random(0)
-    # Only beside a window of hundreds is a short last one so short that its length outweighs a token of context.
-    for largest in [20] * 50 + [400] * 10:
-        tokens, room = draw.randint(1, 3 * largest), draw.randint(3, largest)
-        spans = window_spans(tokens, room, draw.randint(1, room))
+    cases = [(draw.randint(1, 60), room, draw.randint(1, room)) for room in [draw.randint(3, 20) for _ in range(50)]]
+    # A last window a hundred tokens shorter loses to the one before it although it shows one more token of context.
+    for tokens, room, stride in [*cases, (301, 300, 150)]:
+        spans = window_spans(tokens, room, stride)
         for token, found in enumerate(max_context(tokens, spans)):
             scores = [
                 min(token - start, end - 1 - token) + 0.01 * (end - start) if start <= token < end else -1
