@@ -87,19 +87,21 @@ def _train(
         try:
             outcome = train(experiment, workdir, _streams(corpus, experiment), stop, begin)
         except DeviceMemoryError as error:
-            raise ValueError(f"{error}: {_what_would_fit(error.experiment)}") from error
+            raise ValueError(f"{error}: {_what_would_fit(error.experiment, error.phase)}") from error
     return STOPPED if outcome.stopped else DONE
 
 
-def _what_would_fit(experiment: Experiment) -> str:
+def _what_would_fit(experiment: Experiment, phase: int | None) -> str:
+    """In the flags of the phase where the run has phases."""
+    own = "--train." if phase is None else f"--phases.{phase}."
     import jax
 
     from flaxbert.sharding import make_mesh
     from flaxbert.tools.plan import what_would_fit
 
     if jax.process_count() > 1:  # the others end in seconds: there is no time to compile
-        return "a larger --train.microbatches, a smaller --train.batch-size or `flaxbert plan` help"
-    return what_would_fit(experiment, make_mesh(experiment.mesh))
+        return f"a larger {own}microbatches, a smaller {own}batch-size or `flaxbert plan` help"
+    return what_would_fit(experiment, make_mesh(experiment.mesh)).replace("--train.", own)
 
 
 def _outlook(corpus: Any, experiment: Experiment) -> list[str]:

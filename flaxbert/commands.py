@@ -61,6 +61,12 @@ class Peers:
             raise ValueError(f"--process {self.process} is not one of the {self.processes} that --processes says")
 
 
+def _check_folder(flag: str, path: str) -> None:
+    """A bucket's URL would be taken for the name of a folder here."""
+    if isinstance(path, str) and "://" in path:
+        raise ValueError(f"{flag} {path} is a URL: expected a folder of a mounted file system")
+
+
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
     """Pretrain a model on a prepared corpus. The same command again resumes."""
@@ -78,6 +84,9 @@ class Pretrain:
     """How the corpus's shards are compared with what was prepared: their sizes, or all of it, by checksum."""
     peers: Annotated[Peers, tyro.conf.arg(name="")] = Peers()
     settings: Annotated[Experiment, tyro.conf.arg(name="")] = Experiment()
+
+    def __post_init__(self) -> None:
+        _check_folder("--workdir", self.workdir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +276,9 @@ class Finetune:
     weight_decay: float = 0.01
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products."""
+
+    def __post_init__(self) -> None:
+        _check_folder("--workdir", self.workdir)
 
 
 @dataclasses.dataclass(frozen=True)

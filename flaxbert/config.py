@@ -228,6 +228,9 @@ class Experiment:
             raise ValueError(
                 f"data.sequence_length {self.data.sequence_length} exceeds model.max_length {self.model.max_length}"
             )
+        if self.train.profiled.stop > self.train.steps + 1:
+            found, last = self.train.profile_steps, self.train.steps
+            raise ValueError(f"train.profile_steps {found} ends after train.steps {last}")
         check_phases(self)
 
 

@@ -36,7 +36,7 @@ class Part(NamedTuple):
     last_step: int
     """The number of steps done at its end: the part's own are (first_step, last_step]."""
     experiment: Any
-    """The experiment with the phase's settings."""
+    """The experiment with the phase's settings and the peak and warm-up of its curve."""
 
 
 class Curve(NamedTuple):
@@ -54,13 +54,16 @@ def parts(experiment: Any) -> list[Part]:
     """
     if not experiment.phases:
         return [Part(0, experiment.train.steps, experiment)]
-    found, first = [], 0
+    found, first, optimizer = [], 0, experiment.optimizer
     for number, phase in enumerate(experiment.phases):
         last = experiment.train.steps if phase.steps is None else first + phase.steps
         try:
             data = dataclasses.replace(experiment.data, **_given(phase, _DATA))
             train = dataclasses.replace(experiment.train, **_given(phase, _TRAIN))
-            found.append(Part(first, last, dataclasses.replace(experiment, data=data, train=train, phases=())))
+            if phase.has_curve:
+                optimizer = dataclasses.replace(experiment.optimizer, **_given(phase, _CURVE))
+            own = dataclasses.replace(experiment, data=data, optimizer=optimizer, train=train, phases=())
+            found.append(Part(first, last, own))
         except ValueError as error:
             raise ValueError(f"phases.{number}: {error}") from None
         first = last

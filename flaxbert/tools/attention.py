@@ -83,7 +83,7 @@ def attention_probabilities(config: ModelConfig, params: Any, batch: dict[str, j
     """Float32 [L, B, H, S, S], from the states that the layers read and their projections to query and key."""
     encoder = Encoder(config, deterministic=True, dtype=jnp.float32, keeps_layers=True)
     states: Any = encoder.apply({"params": params["encoder"]}, batch)  # [L + 1, B, S, D]
-    project = dense(config, (config.num_heads, config.head_size), jnp.float32)
+    project: Any = dense(config, (config.num_heads, config.head_size), jnp.float32)
 
     def weights(x: jax.Array, layer: Any) -> jax.Array:
         query, key = (project.apply({"params": layer[name]}, x) for name in ("query", "key"))

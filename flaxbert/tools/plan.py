@@ -184,7 +184,7 @@ def _with_microbatches(experiment: Experiment, mesh: Mesh, capacity: int, first:
 
 def _with_fewer_rows(experiment: Experiment, mesh: Mesh, capacity: int, first: Attempt) -> str | None:
     fits, _ = bounds(find_largest_batch(experiment, mesh, capacity, first, most=3))
-    return f"--train.batch-size {fits}" if fits else None
+    return f"--train.batch-size {fits} in a new --workdir" if fits else None
 
 
 def _with_more_shards(experiment: Experiment, mesh: Mesh, capacity: int, first: Attempt) -> str | None:

@@ -29,6 +29,8 @@ def show(plans: list[Plan], json_file: str | None = None) -> None:
         if len(plans) > 1:
             console.rule(f"phase {number + 1} of {len(plans)}", align="left")
         _print(plan, console)
+    if len(plans) > 1 and (total := _total(plans)) is not None:
+        console.print(total)
     if json_file is not None:
         write_output("--json", json_file, text.encode("utf-8"))
         print(f"written: {json_file}")
@@ -103,7 +105,7 @@ def _share(plan: Plan, name: str) -> str:
 
 
 def _speed(plan: Plan) -> "Table | None":
-    speed, config = plan["speed"], plan["settings"]["train"]
+    speed = plan["speed"]
     if speed is None:
         return None
     peak = _tera(speed["peak_flops_per_device"])
@@ -111,8 +113,20 @@ def _speed(plan: Plan) -> "Table | None":
     table.add_row("seconds a step", f"{speed['seconds_per_step']:.4g}")
     table.add_row("rows a second", f"{speed['rows_per_second']:,.0f}")
     table.add_row("positions a second, padding included", f"{speed['tokens_per_second']:,.0f}")
-    table.add_row(f"hours for {config['steps']:,} steps", f"{speed['seconds'] / 3600:,.2f}")
+    table.add_row(f"hours for {plan['steps']:,} steps", f"{speed['seconds'] / 3600:,.2f}")
     table.add_row("device hours", f"{speed['device_hours']:,.1f}")
+    return table
+
+
+def _total(plans: list[Plan]) -> "Table | None":
+    """Of the whole schedule; None where the devices' peak is not known."""
+    speeds = [plan["speed"] for plan in plans]
+    if None in speeds:
+        return None
+    table = _table(f"All phases, at {speeds[0]['mfu']:.0%} of the peak", "", "")
+    hours = sum(speed["seconds"] for speed in speeds) / 3600
+    table.add_row(f"hours for {sum(plan['steps'] for plan in plans):,} steps", f"{hours:,.2f}")
+    table.add_row("device hours", f"{sum(speed['device_hours'] for speed in speeds):,.1f}")
     return table
 
 

@@ -16,8 +16,10 @@ from flaxbert.training.checkpoint import Checkpoints, open_checkpoints
 from flaxbert.training.distributed import ends_on_error
 from flaxbert.training.evaluation import any_process, evaluate
 from flaxbert.training.flight import Flight, Step
+from flaxbert.training.guard import new_guard
 from flaxbert.training.metrics import SILENT, Record, Report, open_report
 from flaxbert.training.profile import open_profile
+from flaxbert.training.recovery import saved_steps
 from flaxbert.training.schedule import Schedule, run_schedule
 from flaxbert.training.signals import stop_requested
 from flaxbert.training.step import Functions, TrainState, build_functions
@@ -48,10 +50,10 @@ class Outcome(NamedTuple):
 class DeviceMemoryError(Exception):
     """The devices' memory is exhausted."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, phase: int | None) -> None:
         super().__init__("the devices' memory is exhausted")
-        self.experiment = experiment
-        """That of the phase whose step needs too much."""
+        self.experiment, self.phase = experiment, phase
+        """Of the phase whose step needs too much; None: the run has no phases."""
 
 
 class _Run(NamedTuple):
@@ -121,20 +123,20 @@ def train(
                 held_out = evaluate(first, functions, streams.validation(0), progress.state, 0, stop)
                 if held_out is None:
                     return _stopped(report, 0)
-                report.record(held_out)
+                report.record(held_out | ({"phase": 0} if experiment.phases else {}))
             run = _Run(experiment, workdir, schedule, streams, checkpoints, report, stop)
             return _train_parts(run, mesh, progress)
 
 
 @contextlib.contextmanager
-def _exhaustion_named(experiment: Experiment) -> Iterator[None]:
+def _exhaustion_named(experiment: Experiment, phase: int | None = None) -> Iterator[None]:
     """XLA's refusal of memory, when a program is compiled or run, as DeviceMemoryError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise DeviceMemoryError(experiment) from error
+        raise DeviceMemoryError(experiment, phase) from error
 
 
 def _begun(checkpoints: Checkpoints, functions: Functions, begin_with: Any) -> _Progress:
@@ -175,7 +177,8 @@ def _train_parts(run: _Run, mesh: jax.sharding.Mesh, progress: _Progress) -> Out
                 f"phase {number + 1} of {len(found)} from step {progress.step:,} on: "
                 f"{part.experiment.train.batch_size:,} rows of {part.experiment.data.sequence_length} tokens"
             )
-        with _exhaustion_named(part.experiment):
+            progress = progress._replace(state=_forgetful(progress.state, functions))
+        with _exhaustion_named(part.experiment, number if run.experiment.phases else None):
             progress, done = _train_part(run, _Course(number, part, functions, flight), progress)
         if not done:
             return _stopped(run.report, progress.step)
@@ -188,7 +191,8 @@ def _train_part(run: _Run, course: _Course, progress: _Progress) -> tuple[_Progr
     """(the progress, whether the part is done). All of it is saved in either case."""
     config, last = course.part.experiment.train, course.part.last_step
     saved, held_out = progress.step if progress.position is not None else -1, None
-    if saved == progress.step and run.report.evaluated != saved and _is_due(config.eval_every, saved, last):
+    own = course.part.first_step < saved  # the step at a border is the last one of the phase before it
+    if own and saved == progress.step and run.report.evaluated < saved and _is_due(config.eval_every, saved, last):
         if not _evaluate_checkpoint(run, course, progress):
             return progress, False
     if progress.step >= last:
@@ -254,21 +258,30 @@ def _check_hope(run: _Run, course: _Course, state: TrainState) -> None:
 def _held_out(run: _Run, course: _Course, progress: _Progress) -> Record | None:
     """The held-out record of the run as it stands; None where a process was asked to stop."""
     batches, experiment = run.streams.validation(course.number), course.part.experiment
-    return evaluate(experiment, course.functions, batches, progress.state, progress.step, run.stop)
+    found = evaluate(experiment, course.functions, batches, progress.state, progress.step, run.stop)
+    return found if found is None or not run.experiment.phases else found | {"phase": course.number}
 
 
 def _evaluate_checkpoint(run: _Run, course: _Course, progress: _Progress) -> bool:
     """Writes the held-out line of the checkpoint just restored, which a signal had kept from being written, and the
     checkpoint again with its loss; False where another signal came. Killed in between, the run goes on from the
-    checkpoint before it, and is the same run.
+    checkpoint before it, and is the same run. The only one stays as it is, without its loss: it is not deleted.
     """
     held_out = _held_out(run, course, progress)
     if held_out is None:
         return False
     run.report.record(held_out)
-    run.checkpoints.delete(progress.step)
-    _save(run, run.checkpoints.commit, progress, held_out)
+    if len(saved_steps(run.workdir)) > 1:
+        run.checkpoints.delete(progress.step)
+        _save(run, run.checkpoints.commit, progress, held_out)
     return True
+
+
+def _forgetful(state: TrainState, functions: Functions) -> TrainState:
+    """The state as a phase begins: losses of other batches and lengths are no measure of a spike."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, functions.abstract_state.guard)
+    fresh = jax.jit(new_guard, out_shardings=shardings)()
+    return state._replace(guard=fresh._replace(not_finite=state.guard.not_finite))
 
 
 def _stopped(report: Report, step: int) -> Outcome:

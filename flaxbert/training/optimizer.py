@@ -28,7 +28,7 @@ RULES = {"adam": Rule(False, False), "adamw": Rule(True, False), "lamb": Rule(Tr
 
 
 class AdamState(NamedTuple):
-    """Updates so far and the two moments, float32, shaped as the parameters."""
+    """Updates so far, those that were skipped too, and the two moments, float32, shaped as the parameters."""
 
     count: jax.Array  # type: ignore[assignment]  # a tuple has a method of that name
     m: Any

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 from typing import Any
@@ -77,7 +78,10 @@ def check_run(
             raise ValueError(f"{folder} is not empty and not a run's directory: it holds {strange[0]}")
         return None
     changed = _differences(read_run(workdir), experiment, corpus, init)
-    foreign = [f"{name} was {was} and is now {new}" for name, (was, new) in changed.items() if name not in MAY_CHANGE]
+    foreign = [
+        f"{name} was {was} and is now {new}" for name, (was, new) in changed.items()
+        if not _may_change(name, len(experiment.phases))
+    ]  # fmt: skip
     if foreign:
         raise ValueError(
             f"{workdir} holds another run: {', '.join(foreign)}; choose another --workdir, or the old settings"
@@ -141,6 +145,12 @@ def read_run(workdir: str) -> RunConfig:
         return from_dict(RunConfig, values)
     except ValueError as error:
         raise ValueError(f"{path} was written by another version of flaxbert: {error}") from None
+
+
+def _may_change(name: str, phases: int) -> bool:
+    """Of phases: their microbatches, and where the last one ends."""
+    own = re.fullmatch(r"phases\.\d+\.microbatches", name) is not None or name == f"phases.{phases - 1}.steps"
+    return name in MAY_CHANGE or own
 
 
 def _differences(

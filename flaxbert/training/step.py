@@ -157,10 +157,14 @@ def _counted(sums: Sums, norm: jax.Array, verdict: Verdict) -> Sums:
 
 
 def eval_step(experiment: Experiment, params: Any, sums: Sums, batch: Batch) -> Sums:
-    """`sums` and those of one held-out batch, without dropout."""
+    """`sums` and those of one held-out batch, without dropout; in as many pieces as a step of training."""
     model = BertForPreTraining(experiment.model, dtype=jnp.dtype(experiment.train.compute_dtype))
-    _, new = loss_and_sums(batch, *_applied(model, params, batch))
-    return jax.tree.map(jnp.add, sums, new)
+
+    def add(total: Sums, part: Batch) -> tuple[Sums, None]:
+        return jax.tree.map(jnp.add, total, loss_and_sums(part, *_applied(model, params, part))[1]), None
+
+    count = experiment.train.microbatches
+    return add(sums, batch)[0] if count == 1 else jax.lax.scan(add, sums, _microbatches(batch, count))[0]
 
 
 def build_functions(experiment: Experiment, mesh: Mesh, schedule: Schedule | None = None) -> Functions:

@@ -306,6 +306,12 @@ def test_a_file_in_the_place_of_the_directory_is_refused(refused, corpora, tmp_p
     assert str(tmp_path / "file") in refused(*launch(corpora / "first", tmp_path / "file"))
 
 
+def test_a_bucket_is_no_work_directory(refused, corpora, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert "--workdir gs://bucket/run is a URL" in refused(*launch(corpora / "first", "gs://bucket/run"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_developer_may_ask_for_the_traceback():
     with pytest.raises(ValueError, match="is no command"):
         cli.main(["frobnicate", "--traceback"])

@@ -63,6 +63,14 @@ def test_either_half_of_a_curve_begins_one():
     assert (warm.optimizer.learning_rate, warm.optimizer.warmup_steps) == (1e-3, 3)
 
 
+def test_a_warm_up_that_no_curve_has_is_no_fault():
+    """Ten thousand steps, the default, where every phase has its own."""
+    experiment = Experiment(
+        train=TrainConfig(steps=100), phases=(Phase(steps=90, warmup_steps=10), Phase(warmup_steps=2))
+    )
+    assert [part.experiment.optimizer.warmup_steps for part in parts(experiment)] == [10, 2]
+
+
 @pytest.mark.parametrize("phases, words", [
     ((Phase(), Phase(steps=10)), ["phases.0.steps is not set"]),
     ((Phase(steps=0), Phase()), ["phases.0.steps 0"]),

@@ -190,6 +190,23 @@ def test_the_tables_hold_every_kind_of_memory_every_part_and_every_collective(fo
     assert f"{found['memory_needed'] / 1e9:.3f}" in said and f"{found['largest_batch']['rows']:,} rows" in said
 
 
+def test_the_hours_of_phases_are_those_of_their_steps_and_added_up(found, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    speed = {
+        "mfu": 0.5, "peak_flops_per_device": 1e12, "seconds_per_step": 1.0, "rows_per_second": 1.0,
+        "tokens_per_second": 1.0,
+    }  # fmt: skip
+    show([
+        found | {"steps": steps, "speed": speed | {"seconds": 3600.0 * steps, "device_hours": 4.0 * steps}}
+        for steps in (6, 4)
+    ])
+    said = capsys.readouterr().out
+    rows = [line.split() for line in said.splitlines() if " steps " in line and "hours" in line]
+    numbers = [[word for word in row if word[0].isdigit()] for row in rows]
+    assert numbers == [["6", "6.00"], ["4", "4.00"], ["10", "10.00"]]
+    assert "40.0" in said
+
+
 def test_an_assumed_vocabulary_is_stated(found, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     model = dataclasses.replace(EXPERIMENT.model, vocab_size=None)

@@ -244,6 +244,16 @@ def test_the_best_held_out_step_is_kept_beside_the_newest(tmp_path, with_train, 
         assert kept.best() == 4
 
 
+def test_the_only_checkpoint_is_never_deleted_for_its_loss(tmp_path, with_train, streams_of):
+    """A kill in between would leave a run without any, which then began anew."""
+    experiment = with_train(eval_every=0, checkpoint_every=100)
+    train(experiment, str(tmp_path), streams_of())
+    before = (tmp_path / "checkpoints" / "12").stat()
+    train(with_train(eval_every=6, checkpoint_every=100), str(tmp_path), streams_of())
+    assert [(line["step"], line["split"]) for line in lines(tmp_path)][-1] == (12, "validation")
+    assert (tmp_path / "checkpoints" / "12").stat().st_ino == before.st_ino
+
+
 def test_evaluation_can_be_switched_off(tmp_path, with_train, streams_of):
     train(with_train(eval_every=0), str(tmp_path), streams_of()._replace(validation=None))
     assert [line["split"] for line in lines(tmp_path)] == ["train"] * 3

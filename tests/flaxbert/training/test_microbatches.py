@@ -10,6 +10,7 @@ from jax.sharding import AxisType
 from flaxbert.config import MeshConfig
 from flaxbert.model.dropout import dropout
 from flaxbert.sharding import make_mesh
+from flaxbert.training.objective import zero_sums
 from flaxbert.training.step import build_functions
 
 STEPS = 3
@@ -55,6 +56,21 @@ def test_parts_and_recomputation_change_nothing(experiment, batch_of, whole, mic
     np.testing.assert_allclose(found, whole[0], rtol=RTOL)
     for name, value in whole[1].sums.items():
         np.testing.assert_allclose(state.sums[name], value, rtol=RTOL, err_msg=name)
+
+
+def test_an_evaluation_in_parts_is_that_of_the_whole_in_less_memory(experiment, batch_of):
+    """A step that fits thanks to its parts must not end at the first evaluation."""
+    found, memory = [], []
+    for microbatches in (1, 8):
+        with jax.set_mesh(one_device()):
+            functions = build_functions(with_settings(experiment, microbatches=microbatches), one_device())
+            state, batch = functions.init(), functions.put(batch_of(0))
+            found.append(functions.evaluate(state.params, zero_sums(), batch))
+            compiled = functions.evaluate.lower(state.params, zero_sums(), batch).compile()
+            memory.append(compiled.memory_analysis().temp_size_in_bytes)
+    for name, value in found[0].items():
+        np.testing.assert_allclose(found[1][name], value, rtol=RTOL, err_msg=name)
+    assert memory[1] < memory[0] / 2
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(data=4), MeshConfig(fsdp=4), MeshConfig(data=2, tensor=2)], ids=str)

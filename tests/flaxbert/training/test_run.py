@@ -129,6 +129,19 @@ def test_phases_may_not_change(begun, experiment, corpus, tokenizer):
         begin_or_resume(str(begun), changed, corpus, tokenizer[0])
 
 
+def test_of_phases_the_microbatches_and_the_end_may_change(tmp_path, experiment, corpus, tokenizer):
+    def phased(steps=12, **last):
+        train = dataclasses.replace(experiment.train, steps=steps)
+        phases = (Phase(steps=6), Phase(**({"steps": steps - 6} | last)))
+        return dataclasses.replace(experiment, train=train, phases=phases)
+
+    begin_or_resume(str(tmp_path), phased(), corpus, tokenizer[0])
+    for change in (phased(microbatches=2), phased(steps=20)):
+        assert check_run(str(tmp_path), change, corpus)
+    with pytest.raises(ValueError, match="phases.1.batch_size was None and is now 4"):
+        check_run(str(tmp_path), phased(batch_size=4), corpus)
+
+
 @pytest.mark.parametrize("name", MAY_CHANGE)
 def test_a_setting_that_may_change_is_recorded_anew(begun, experiment, corpus, tokenizer, name):
     changed = with_field(experiment, name, OTHERS[name])
