@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from flaxbert.tools.report_metrics import History, Record, majority, value
+from flaxbert.tools.report_metrics import History, Record, label_entropy, majority, value
 
 Stretch = tuple[list[float], list[float]]
 
@@ -30,6 +30,8 @@ class Chart(NamedTuple):
     level: tuple[str, float] | None = None
     """A line across all steps, with its name."""
     from_zero: bool = True
+    counts: bool = False
+    """Whether what is counted is whole."""
 
 
 def charts(history: History, pairs: str, floor: float | None) -> list[Chart]:
@@ -46,7 +48,7 @@ def _masked(history: History, floor: float | None) -> list[Chart]:
     if floor is not None:
         reading += " Above the dotted line the model does worse than guessing from how often each token comes; " \
                    "only below it does it use the context."
-    level = None if floor is None else (f"unigram entropy of the held-out text, {floor:.2f}", floor)
+    level = None if floor is None else (f"unigram entropy, {floor:.2f}", floor)
     return [
         Chart("Masked tokens: loss", "nats a token", _both(history, "mlm_loss"), reading, level, from_zero=False),
         Chart(
@@ -57,16 +59,17 @@ def _masked(history: History, floor: float | None) -> list[Chart]:
 
 
 def _pairs(history: History, pairs: str) -> list[Chart]:
-    common = Curve("always the commoner label (held-out)", _stretches(
-        history.held_out, lambda record: 100 * majority(record)
-    ), "level")  # fmt: skip
+    def level(label: str, number: Callable[[Record], float]) -> Curve:
+        return Curve(label, _stretches(history.held_out, number), "level")
+
+    guessed = level("entropy of the labels", label_entropy)
+    common = level("always the commoner label", lambda record: 100 * majority(record))
+    reading = "At the dotted line nothing has been learnt of pairs."
     return [
-        Chart(f"{pairs}: loss", "nats a pair", _both(history, "nsp_loss"), "Lower is better. A coin has 0.69.",
+        Chart(f"{pairs}: loss", "nats a pair", [*_both(history, "nsp_loss"), guessed], f"Lower is better. {reading}",
               from_zero=False),
-        Chart(
-            f"{pairs}: accuracy", "% told right", [*_both(history, "nsp_accuracy", 100), common],
-            "Higher is better. At the dotted line nothing has been learnt of pairs.", from_zero=False,
-        ),
+        Chart(f"{pairs}: accuracy", "% told right", [*_both(history, "nsp_accuracy", 100), common],
+              f"Higher is better. {reading}", from_zero=False),
     ]  # fmt: skip
 
 
@@ -75,8 +78,9 @@ def _course(history: History) -> list[Chart]:
         return [Curve(label, _stretches(history.train, lambda record: scale * value(record, name)), "train")]
 
     return [
-        Chart("Learning rate", "rate", train("learning rate", "learning_rate"), "As the schedule has it."),
-        Chart("Gradient norm", "norm", train("before clipping", "gradient_norm"),
+        Chart("Learning rate", "learning rate (no unit)", train("learning rate", "learning_rate"),
+              "As the schedule has it."),
+        Chart("Gradient norm", "norm (no unit)", train("before clipping", "gradient_norm"),
               "Mean over the steps between two lines. A sudden rise comes before trouble."),
         Chart("Throughput", "tokens a second", train("tokens, padding not counted", "tokens_per_second"),
               "Higher is faster. Evaluations and waits for saves are not counted."),
@@ -95,8 +99,10 @@ def _troubles(history: History) -> list[Chart]:
         bars("not finite", "skipped_not_finite", "bars"), bars("spikes", "skipped_spikes", "other bars"),
     ]  # fmt: skip
     return [
-        Chart("Skipped updates", "updates since the last line", skipped,
-              "Steps whose gradients were not finite, or lay far beyond the usual, and changed nothing."),
+        Chart(
+            "Skipped updates", "updates since the last line", skipped,
+            "Steps whose gradients were not finite, or lay far beyond the usual, and changed nothing.", counts=True,
+        ),
         Chart("Waits for saves", "seconds since the last line", [bars("seconds waited", "save_seconds", "bars")],
               "How long the steps stood still for checkpoints; that at the end of a phase or a launch is not counted."),
     ]  # fmt: skip

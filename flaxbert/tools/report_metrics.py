@@ -95,6 +95,12 @@ def majority(record: Record) -> float:
     return max(share, 1 - share)
 
 
+def label_entropy(record: Record) -> float:
+    """The loss in nats of a guess at the labels of the pairs that knows how common each is."""
+    share = value(record, "nsp_random")
+    return -sum(part * math.log(part) if part else 0.0 for part in (share, 1 - share))
+
+
 def _is_training(workdir: str) -> bool:
     try:
         check_no_launch(workdir)

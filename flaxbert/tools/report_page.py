@@ -52,8 +52,8 @@ def _state(report: "Report") -> str:
 def _tiles(report: "Report") -> str:
     found = [*_held_out(report), *_course(report.history)]
     return "".join(
-        f"<div><dt>{html.escape(tile.name)}</dt><dd><b>{html.escape(tile.number)}</b> {html.escape(tile.note)}</dd></div>"
-        for tile in found
+        f"<div><dt>{html.escape(name)}</dt><dd><b>{html.escape(number)}</b> {html.escape(note)}</dd></div>"
+        for name, number, note in found
     )
 
 
@@ -64,7 +64,7 @@ def _held_out(report: "Report") -> list[Tile]:
     last, where = lines[-1], f"at step {lines[-1]['step']:,}"
     floor = "" if report.floor is None else f"; {report.floor:.2f} from frequencies alone"
     found = [
-        Tile("Masked tokens, held-out loss", _number(last, "mlm_loss", "{:.3f} nats"), f"{where}{floor}{_lowest(lines)}"),
+        Tile("Masked tokens, held-out loss", _number(last, "mlm_loss", "{:.3f} nats"), where + floor + _lowest(lines)),
         Tile("Masked tokens, held-out accuracy", _number(last, "mlm_accuracy", "{:.1%}"), where),
     ]
     if values(lines, "nsp_accuracy"):
@@ -112,7 +112,7 @@ def _launches(history: History) -> str:
         return "no chart of TensorBoard tells of them"
     steps = ", ".join(f"{step:,}" for _, step in history.launched[1:])
     times = [datetime.datetime.fromtimestamp(time, datetime.UTC) for time, _ in history.launched]
-    again = f"; again after steps {steps}, the last {times[-1]:%Y-%m-%d %H:%M} UTC" if steps else ""
+    again = f"; again after step {steps}, the last {times[-1]:%Y-%m-%d %H:%M} UTC" if steps else ""
     return f"first {times[0]:%Y-%m-%d %H:%M} UTC{again}"
 
 
@@ -163,13 +163,14 @@ def _masks(report: "Report") -> str:
     found = []
     for number, question in enumerate(QUESTIONS):
         rows = [
-            [f"{filled.step:,}", *(f"{token} {share:.0%}" for token, share in filled.guesses[number])]
+            [f"{filled.step:,}", *(f"“{token}” {share:.0%}" for token, share in filled.guesses[number])]
             for filled in report.filled if filled.guesses
         ]  # fmt: skip
         if rows:
-            found.append(f"<h3>{html.escape(question)}</h3>" + _table(["step", "likeliest", "second", "third"], rows))
+            table = _table(["step", "likeliest", "second", "third"], rows)
+            found.append(f"<div><h3>{html.escape(question)}</h3>{table}</div>")
     troubles = [f"Step {filled.step:,}: {filled.trouble}" for filled in report.filled if filled.trouble]
-    return f'<div class="masks">{"".join(f"<div>{each}</div>" for each in found)}</div>' + "".join(map(_paragraph, troubles))
+    return f'<div class="masks">{"".join(found)}</div>' + "".join(map(_paragraph, troubles))
 
 
 def _tuned(tuning: Tuning) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from flaxbert.tools.report_charts import Chart, Curve, Stretch
 
-_SIZE = (5.6, 3.6)  # inches: at the width of a phone its letters are still some 10 pixels high
+_SIZE = (4.9, 3.4)  # inches: at the width of a phone its letters are still some 10 pixels high
 _MOST_POINTS = 400  # more than a screen's pixels can show, and what makes a page large
 _FEW = 30  # points up to which each has a mark: one alone makes no line
 
@@ -46,7 +46,7 @@ def draw(chart: "Chart", borders: list[int], launches: list[int], last_step: int
             axes.axhline(chart.level[1], label=chart.level[0], **_LOOKS["level"])
         axes.set_xlim(0, 1.02 * max(last_step, 1))
         if chart.from_zero:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
         _mark(axes, borders, launches)
         _label(axes, chart)
         figure.legend(*_legend(axes), loc="outside upper left", ncols=2, frameon=False, fontsize=10)
@@ -57,18 +57,18 @@ def draw(chart: "Chart", borders: list[int], launches: list[int], last_step: int
 
 def _draw_curve(axes: "Axes", curve: "Curve") -> None:
     """The phases of a curve look the same, and have one entry in the legend."""
-    bars, label = "bars" in curve.look, curve.label
+    bars, label, look = "bars" in curve.look, curve.label, dict(_LOOKS[curve.look])
+    if curve.look == "train" and sum(len(steps) for steps, _ in curve.stretches) <= _FEW:
+        look |= {"marker": "o", "markersize": 3}
     for stretch in curve.stretches:
         steps, numbers = thinned(stretch, np.nansum if bars else np.nanmean)
         there = np.isfinite(numbers)
         if not there.any():
             continue
-        look = _LOOKS[curve.look]
         if bars:
             axes.vlines(steps[there], 0, numbers[there], label=label, **look)
         else:
-            few = {"marker": "o", "markersize": 3} if there.sum() <= _FEW else {}
-            axes.plot(steps, numbers, label=label, **(few | look))
+            axes.plot(steps, numbers, label=label, **({"marker": "_"} if there.sum() == 1 else {}) | look)
         label = f"_{label}"
 
 
@@ -85,7 +85,7 @@ def thinned(stretch: "Stretch", together: Any) -> tuple[np.ndarray, np.ndarray]:
 def _mark(axes: "Axes", borders: list[int], launches: list[int]) -> None:
     for number, step in enumerate(borders, 2):
         axes.axvline(step, color="0.35", linestyle="--", linewidth=1.2)
-        axes.text(step, 0.98, f" phase {number}", transform=axes.get_xaxis_transform(), va="top", color="0.25")
+        axes.text(step, 1.01, f"phase {number}", transform=axes.get_xaxis_transform(), va="bottom", color="0.25")
     for number, step in enumerate(launches):
         label = "launched again" if number == 0 else "_launched again"
         axes.axvline(step, color="#8a4a83", linestyle="-.", linewidth=1.2, label=label)
@@ -98,7 +98,7 @@ def _label(axes: "Axes", chart: "Chart") -> None:
     axes.set_ylabel(chart.unit)
     axes.grid(alpha=0.3)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins=6, integer=axis is axes.xaxis))
+        axis.set_major_locator(MaxNLocator(nbins=6, integer=axis is axes.xaxis or chart.counts))
         axis.set_major_formatter(FuncFormatter(lambda number, _: _plain(number)))
 
 
@@ -118,5 +118,6 @@ def _inside_a_page(svg: str, title: str) -> str:
     """Without the head of a file, and without what would rule or name things in the page around it."""
     svg = re.sub(r"<style.*?</style>", "", svg[svg.index("<svg"):], flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
+    head, rest = svg.split(">", 1)
+    svg = re.sub(r' (?:width|height)="[^"]*"', "", head) + ">" + rest
     return svg.replace("<svg", f'<svg role="img" aria-label="{title} over steps"', 1)

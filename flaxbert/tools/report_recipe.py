@@ -122,7 +122,8 @@ def _phase(number: int, part: Any) -> str:
 def _mesh(experiment: Experiment) -> str:
     mesh = experiment.mesh
     copies = "as many copies of the model as the devices allow" if mesh.data is None else _count(mesh.data, "copy")
-    return f"{copies}; parameters in {_count(mesh.fsdp, 'shard')}, heads and feed-forward in {_count(mesh.tensor, 'part')}"
+    shards, split = _count(mesh.fsdp, "shard"), _count(mesh.tensor, "part")
+    return f"{copies}; parameters in {shards}, heads and feed-forward in {split}"
 
 
 def _count(number: int, what: str) -> str:

@@ -1,6 +1,7 @@
 """What fine-tuning folders hold, for the report of the run that their models began with."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ from flaxbert.finetuning.grid import SETTINGS
 from flaxbert.finetuning.results import RESULTS
 
 _ORDINARY = {"frozen": False, "fresh": False, "optimizer": "adam", "compute_dtype": "float32", "train_examples": None}
-_WORDS = {
+_WORDS: dict[str, Callable[[Any], str]] = {
     "frozen": lambda _: "the output layer alone is trained", "fresh": lambda _: "begun with random parameters",
     "optimizer": str, "compute_dtype": lambda kind: f"products in {kind}",
     "train_examples": lambda count: f"the first {count:,} examples",
