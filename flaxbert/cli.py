@@ -253,6 +253,8 @@ def attention(arguments: Attention) -> int:
 
 
 def report(arguments: Report) -> int:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the run that is told of may be using all the devices
+
     from flaxbert.tools.report import write_report
 
     write_report(

@@ -44,7 +44,7 @@ def charts(history: History, pairs: str, floor: float | None) -> list[Chart]:
 
 
 def _masked(history: History, floor: float | None) -> list[Chart]:
-    reading = "Lower is better."
+    reading = "Lower is better: e to this power is the perplexity, between how many tokens the model wavers."
     if floor is not None:
         reading += " Above the dotted line the model does worse than guessing from how often each token comes; " \
                    "only below it does it use the context."

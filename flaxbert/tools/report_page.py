@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from flaxbert.tools.report_charts import charts
+from flaxbert.tools.report_masks import QUESTIONS
 from flaxbert.tools.report_metrics import History, Record, majority, typical, value, values
 from flaxbert.tools.report_picture import draw
 from flaxbert.tools.report_recipe import pairs_of, recipe
@@ -62,7 +63,7 @@ def _held_out(report: "Report") -> list[Tile]:
     if not lines:
         return [Tile("Held-out text", "not evaluated yet", "")]
     last, where = lines[-1], f"at step {lines[-1]['step']:,}"
-    floor = "" if report.floor is None else f"; {report.floor:.2f} from frequencies alone"
+    floor = "" if report.floor is None else f"; frequencies alone reach {report.floor:.2f}"
     found = [
         Tile("Masked tokens, held-out loss", _number(last, "mlm_loss", "{:.3f} nats"), where + floor + _lowest(lines)),
         Tile("Masked tokens, held-out accuracy", _number(last, "mlm_accuracy", "{:.1%}"), where),
@@ -100,8 +101,8 @@ def _course(history: History) -> list[Tile]:
         else Tile("MFU", f"{share:.1%}", "median share of the devices' peak"),
         Tile("Fill", "unknown" if fill is None else f"{fill:.1%}", "median share of positions that hold a token"),
         Tile("Time in training steps", _duration(sum(values(lines, "seconds"))),
-             f"waits for saves beside it: {saves:,.1f} s"),
-        Tile("Skipped updates", f"{broken + spikes:,}", f"{broken:,} not finite, {spikes:,} spikes"),
+             f"waits for saves beside it: {saves:,.1f}\u00a0s"),
+        Tile("Skipped updates", f"{broken + spikes:,}", f"not finite: {broken:,}; spikes: {spikes:,}"),
         Tile("Launches", str(len(history.launched) or "unknown"), _launches(history)),
     ]  # fmt: skip
 
@@ -144,7 +145,7 @@ def _charts(report: "Report") -> str:
     if lost:
         absent.append(f"{lost:,} lines have a loss that is not finite: the curves have gaps there.")
     if report.floor is None:
-        absent.append("The corpus is not where it was, so the unigram entropy of its held-out text is not drawn.")
+        absent.append("The unigram entropy is not drawn: the corpus is not where it was, or holds no text out.")
     return f'<div class="charts">{"".join(figures)}</div>' + "".join(map(_paragraph, absent))
 
 
@@ -156,8 +157,6 @@ _WITHOUT = {
 
 
 def _masks(report: "Report") -> str:
-    from flaxbert.tools.report import QUESTIONS
-
     if not report.filled:
         return _paragraph("No checkpoint is there yet.")
     found = []
