@@ -14,7 +14,7 @@ from flaxbert.config import Experiment, OptimizerConfig, TrainConfig
 from flaxbert.phases import Phase, parts
 from flaxbert.tools.load import load_run
 from flaxbert.tools.report import write_report
-from flaxbert.tools.report_charts import charts
+from flaxbert.tools.report_charts import Chart, Curve, charts
 from flaxbert.tools.report_masks import QUESTIONS
 from flaxbert.tools.report_metrics import History, by_part
 from flaxbert.tools.report_picture import draw, thinned
@@ -29,7 +29,7 @@ SEARCH = {
 FOUND = {
     "task": "sst2",
     "rows": [
-        {"learning_rate": rate, "batch_size": 16, "epochs": 3, "seeds": seeds,
+        {"learning_rate": rate, "batch_size": 16, "epochs": "<3>", "seeds": seeds,
          "metrics": {"accuracy": {"mean": mean, "deviation": deviation, "best": mean + 0.01}}}
         for rate, seeds, mean, deviation in ((5e-5, 3, 0.8125, 0.0123), (2e-5, 1, 0.5432, None))
     ],
@@ -110,8 +110,8 @@ def test_a_run_with_all_there_is_to_tell_is_told_on_one_page(run, tmp_path):
     }  # fmt: skip
     for words in (
         "7.125 nats", "frequencies alone reach 6.89",
-        "unigram entropy, 6.89", "66.2%", "commoner label: 60.0%",
-        "not finite: 0; spikes: 2", "beside it: 1.5\u00a0s", "37.5%", "3 layers, hidden size 24", "40 of 1,000,000 steps",
+        "unigram entropy, 6.89", "66.2%", "commoner label: 60.0%", "not finite: 0; spikes: 2",
+        "beside it: 1.5\u00a0s", "37.5%", "3 layers, hidden size 24", "40 of 1,000,000 steps", "<td>&lt;3&gt;</td>",
         "no launch is training now", "tales (fingerprint c0ffee)",
         "81.25 ± 1.23 (best 82.25)", "54.32 (best 55.32)", "test: accuracy 79.91", "the output layer alone is trained",
         "sst2 &lt;i&gt;", "/home/&lt;someone&gt;/mini",
@@ -189,6 +189,8 @@ def test_curves_hold_the_numbers_of_the_lines_and_are_not_joined_across_a_phase(
 def test_a_page_on_many_thousand_lines_is_small_and_loses_no_skipped_update(run, tmp_path):
     write_lines(run, [train_line(step, mlm_loss=8 + math.sin(step), skipped_spikes=1) for step in range(1, 20_001)])
     assert len(page_of(run, tmp_path)) < 1_500_000
+    updates = Curve("spikes", [([*range(20_000)], [1.0] * 20_000)], "other bars")
+    assert ">50<" in draw(Chart("Skipped", "updates", [updates], "", counts=True), [], [], 20_000), "50 in each bar"
     steps, counted = thinned((list(range(1000)), [1.0] * 999 + [math.nan]), np.nansum)
     assert len(steps) <= 400 and counted.sum() == 999 and steps[-1] == 999
 
