@@ -15,7 +15,7 @@ from data_pipeline.config import DataConfig
 from flaxbert import flags
 from flaxbert.commands import (
     Attention, Doctor, Embed, Evaluate, Export, FillMask, Finetune, Import, Plan, Predict, Prepare, Pretrain,
-    Quickstart,
+    Quickstart, Report,
 )  # fmt: skip
 from flaxbert.config import Experiment, with_vocabulary
 
@@ -254,6 +254,18 @@ def attention(arguments: Attention) -> int:
     return DONE
 
 
+def report(arguments: Report) -> int:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the run that is told of may be using all the devices
+
+    from flaxbert.tools.report import write_report
+
+    write_report(
+        arguments.run, arguments.more, arguments.output, _unigram_entropy,
+        lambda sentence: print(sentence, file=sys.stderr),
+    )
+    return DONE
+
+
 def quickstart(arguments: Quickstart) -> int:
     from data_pipeline.statistics import unigram_entropy
     from data_pipeline.store import open_corpus
@@ -284,6 +296,7 @@ COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
     "embed": (Embed, embed),
     "fill-mask": (FillMask, fill_mask),
     "attention": (Attention, attention),
+    "report": (Report, report),
     "quickstart": (Quickstart, quickstart),
 }
 
@@ -379,7 +392,6 @@ def _corpus_facts(corpus: Any) -> dict[str, Any]:
 
 def _held_out_batch(model: str) -> dict[str, Any] | None:
     """Held-out text of a run's own corpus, masked as in its evaluation; None where model or corpus is not there."""
-    from data_pipeline.store import open_corpus
     from data_pipeline.stream import first_batch
     from flaxbert.tools.load import is_run
     from flaxbert.training.run import read_run
@@ -387,16 +399,32 @@ def _held_out_batch(model: str) -> dict[str, Any] | None:
     if not is_run(pathlib.Path(model)):
         return None
     run = read_run(model)
-    try:
-        corpus = open_corpus(run.corpus["path"])
-    except ValueError:
-        return None  # moved or deleted since
-    if corpus.fingerprint != run.corpus["fingerprint"]:
+    corpus = _corpus_of(run)
+    if corpus is None:
         return None
     try:
         return first_batch(corpus, run.experiment.data, 4, "validation")
     except ValueError:
         return None  # too little held-out text for a batch
+
+
+def _unigram_entropy(run: Any) -> float | None:
+    """That of a run's held-out text in nats; None where the corpus is not there any more, or holds none out."""
+    from data_pipeline.statistics import unigram_entropy
+
+    corpus = _corpus_of(run)
+    return unigram_entropy(corpus, "validation") if corpus is not None and corpus.blocks["validation"] else None
+
+
+def _corpus_of(run: Any) -> Any:
+    """The corpus of a `RunConfig`; None where it is moved, deleted or another since."""
+    from data_pipeline.store import open_corpus
+
+    try:
+        corpus = open_corpus(run.corpus["path"])
+    except ValueError:
+        return None
+    return corpus if corpus.fingerprint == run.corpus["fingerprint"] else None
 
 
 def _streams(corpus: Any, experiment: Experiment) -> Any:

@@ -225,6 +225,18 @@ class Attention:
 
 
 @dataclasses.dataclass(frozen=True)
+class Report:
+    """Write one page on a run: curves, recipe, filled masks, fine-tuning tables. The run may be going on."""
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """The folder of a pretraining run."""
+    more: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TUNED...")] = ()
+    """Folders of flaxbert finetune, for their tables."""
+    output: str = "report.html"
+    """The page; it needs no network."""
+
+
+@dataclasses.dataclass(frozen=True)
 class FillMask:
     """Print the likeliest words for each [MASK]."""
 

@@ -11,6 +11,8 @@ from flaxbert.finetuning.metrics import rank
 from flaxbert.finetuning.tasks import Task
 from flaxbert.training.files import write_atomically
 
+RESULTS = "results.json"
+
 Result = dict[str, Any]
 _PLACE = ("learning_rate", "batch_size", "epochs")
 
@@ -53,7 +55,7 @@ def show(task: Task, found: dict[str, Any], workdir: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    write_atomically(workdir / "results.json", json.dumps(found, indent=1) + "\n")
+    write_atomically(workdir / RESULTS, json.dumps(found, indent=1) + "\n")
     table = Table(title=f"{task.name}: mean ± standard deviation over seeds (best)", title_justify="left")
     names = list(found["rows"][0]["metrics"])
     for name in ("rate", "batch", "epochs", "seeds", *names):

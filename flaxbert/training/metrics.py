@@ -93,7 +93,7 @@ def _json_lines(path: pathlib.Path, first_step: int, say: Callable[[str], None])
     Lines that cannot be written are told of to `say` and tried again with the next one: a full disk costs none where
     it is mended in time. Raises OSError where they are still missing at the end.
     """
-    kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
+    kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= first_step]
     write_atomically(path, "".join(kept))
     unwritten = b""
     with open(path, "ab", buffering=0) as file:
@@ -127,12 +127,13 @@ def _written(value: Any) -> Any:
 
 
 def _last_evaluated(path: pathlib.Path, last_step: int) -> int:
-    records = map(json.loads, _whole_lines(path))
+    records = map(json.loads, whole_lines(path))
     steps = [line["step"] for line in records if line.get("split") == "validation" and line["step"] <= last_step]
     return max(steps, default=-1)
 
 
-def _whole_lines(path: pathlib.Path) -> list[str]:
+def whole_lines(path: pathlib.Path) -> list[str]:
+    """The lines of a metrics.jsonl that are records, with their ends: not the last one while it is being written."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)

@@ -48,6 +48,24 @@ def open_board(folder: pathlib.Path, first_step: int, say: Callable[[str], None]
             file.close()
 
 
+def launches(folder: pathlib.Path) -> list[tuple[float, int]]:
+    """(Unix time, steps that had been done) of each launch whose charts lie in `folder`, the earliest first."""
+    os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "upb")
+    from google.protobuf.message import DecodeError
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in folder.glob("events.out.tfevents.*"):
+        with contextlib.suppress(OSError, struct.error, DecodeError), open(path, "rb") as file:
+            for _ in range(2):  # the version of the format, then the launch
+                (length,) = struct.unpack("<Q4x", file.read(12))
+                event = Event.FromString(file.read(length))
+                file.seek(4, os.SEEK_CUR)
+            if event.HasField("session_log"):
+                found.append((event.wall_time, event.step - 1))
+    return sorted(found)
+
+
 def _begun(folder: pathlib.Path, first_step: int) -> io.FileIO:
     """A new event file, unbuffered: an error is one of the write that it belongs to."""
     os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "upb")
