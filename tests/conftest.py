@@ -1,8 +1,10 @@
 """Four virtual CPU devices in every run, and quick compiles: a test suite compiles more than it runs."""
 
+import gc
 import os
 import pathlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,7 +15,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # transformers 4 takes TensorFlow up where it finds it, and then refuses its Keras.
 os.environ.setdefault("USE_TF", "0")
 
+# Linux grants a process 65,530 mappings of memory. Each program that XLA keeps for a CPU takes some hundreds, and one
+# too many ends the process with a segmentation fault.
+MOST_MAPPINGS = 25_000
+
 SHARED = pathlib.Path(os.environ.get("FLAXBERT_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(autouse=True)
+def few_mappings() -> Iterator[None]:
+    """Forgets what was compiled before there is too much of it."""
+    yield
+    found = pathlib.Path("/proc/self/maps")
+    if "jax" in sys.modules and found.exists() and found.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
