@@ -109,7 +109,7 @@ def train(
     mesh, schedule, first = make_mesh(experiment.mesh), run_schedule(experiment), parts(experiment)[0].experiment
     with jax.set_mesh(mesh), open_checkpoints(workdir, experiment.train.keep_checkpoints) as checkpoints:
         functions = build_functions(first, mesh, schedule)
-        with _exhaustion_named(first):
+        with _exhaustion_named(first, 0 if experiment.phases else None):
             progress = _begun(checkpoints, functions, begin_with)
         with (
             _report(workdir, progress.step, experiment.train.steps) as report,
@@ -120,7 +120,8 @@ def train(
             if progress.position is not None:
                 report.say(f"resumed at step {progress.step:,}")
             elif begin_with is not None and experiment.train.eval_every and report.evaluated != 0:
-                held_out = evaluate(first, functions, streams.validation(0), progress.state, 0, stop)
+                with _exhaustion_named(first, 0 if experiment.phases else None):
+                    held_out = evaluate(first, functions, streams.validation(0), progress.state, 0, stop)
                 if held_out is None:
                     return _stopped(report, 0)
                 report.record(held_out | ({"phase": 0} if experiment.phases else {}))
@@ -271,7 +272,7 @@ def _evaluate_checkpoint(run: _Run, course: _Course, progress: _Progress) -> boo
     if held_out is None:
         return False
     run.report.record(held_out)
-    if len(saved_steps(run.workdir)) > 1:
+    if any_process(len(saved_steps(run.workdir)) > 1):  # all have looked before the first one deletes
         run.checkpoints.delete(progress.step)
         _save(run, run.checkpoints.commit, progress, held_out)
     return True
