@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 import jax
+from jax._src import profiler
 
 
 @contextlib.contextmanager
@@ -22,6 +23,8 @@ def open_profile(
             jax.profiler.stop_trace()
         except (OSError, RuntimeError) as error:
             say(f"the profile could not be written into {folder} ({str(error).splitlines()[0]})")
+            # JAX goes on holding what it could not write, and would refuse the profile of the next phase.
+            profiler._profile_state.reset()
 
     def profile(step: int, wait: Callable[[], None]) -> None:
         nonlocal running
