@@ -365,10 +365,19 @@ def _data_of(model: str) -> DataConfig:
     from flaxbert.training.run import read_run
 
     if is_run(pathlib.Path(model)):
-        return read_run(model).experiment.data
+        return _last_data(model, read_run(model).experiment)
     if not (pathlib.Path(model) / CONFIG).is_file():
         return DataConfig()  # no model: told of by its loading
     return DataConfig(sequence_length=min(DataConfig().sequence_length, read_config(model).config.max_length))
+
+
+def _last_data(workdir: str, experiment: Experiment) -> DataConfig:
+    """How the phase of a run's newest checkpoint draws its sequences."""
+    from flaxbert.phases import part_of
+    from flaxbert.training.recovery import saved_steps
+
+    data: DataConfig = part_of(experiment, max(saved_steps(workdir), default=0)).experiment.data
+    return data
 
 
 def _sentence(error: BaseException) -> str:
@@ -403,7 +412,7 @@ def _held_out_batch(model: str) -> dict[str, Any] | None:
     if corpus is None:
         return None
     try:
-        return first_batch(corpus, run.experiment.data, 4, "validation")
+        return first_batch(corpus, _last_data(model, run.experiment), 4, "validation")
     except ValueError:
         return None  # too little held-out text for a batch
 

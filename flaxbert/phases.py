@@ -70,6 +70,12 @@ def parts(experiment: Any) -> list[Part]:
     return found
 
 
+def part_of(experiment: Any, step: int) -> Part:
+    """The part that a checkpoint of this step belongs to: the first one that ends there or later, else the last."""
+    found = parts(experiment)
+    return next((part for part in found if step <= part.last_step), found[-1])
+
+
 def curves(experiment: Any) -> list[Curve]:
     """The learning-rate curves of an experiment in their order; a phase without one of its own prolongs the last."""
     found: list[Curve] = []

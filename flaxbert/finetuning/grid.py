@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +13,10 @@ from flaxbert.finetuning.forms import Examples
 from flaxbert.finetuning.metrics import rank, references, score
 from flaxbert.finetuning.objective import output_count
 from flaxbert.finetuning.predictions import answers, predictions
-from flaxbert.finetuning.saved import TaskFile, model_card, write_model
+from flaxbert.finetuning.saved import TaskFile, model_card, settle_model, write_model
 from flaxbert.finetuning.spans import best_threshold
 from flaxbert.finetuning.step import TuningFunctions, build_functions
+from flaxbert.finetuning.tables import Columns
 from flaxbert.finetuning.tasks import Task
 from flaxbert.finetuning.tuning import PREDICTION_ROWS, Cell, Found, Split, begin, fine_tune, predict
 from flaxbert.interop.architectures import Checkpoint
@@ -24,6 +24,7 @@ from flaxbert.training.files import write_atomically
 from flaxbert.training.lock import LOCK
 
 SETTINGS = "config.json"
+BEST = "best"
 
 Result = dict[str, Any]
 
@@ -43,6 +44,8 @@ class Grid(NamedTuple):
     """The folder of the model's tokenizer."""
     splits: dict[str, Split]
     """`train`, `dev` and, where there are such, those that the best model is evaluated on at the end."""
+    columns: Columns
+    """Of the data, where the user named them."""
     workdir: Path
     optimizer: OptimizerConfig
     compute_dtype: str = "float32"
@@ -61,24 +64,24 @@ def cells_of(
 def search(
     grid: Grid, cells: Sequence[Cell], stop: Callable[[], bool], say: Callable[[str], None]
 ) -> list[Result]:
-    """The results of all cells in their order. Those that an earlier launch ended are read, the others trained.
+    """The results of these cells, and of all that earlier launches have ended: those are not trained again.
 
     Raises Stopped after a signal.
     """
     folder = grid.workdir / "cells"
     folder.mkdir(parents=True, exist_ok=True)
-    results, best = [], -math.inf
+    settle_model(grid.workdir / BEST)
+    results = read_results(folder)
     for number, cell in enumerate(cells):
-        kept = read_result(folder / f"{cell.name}.json")
-        if kept is None:
+        if cell.name not in results:
             say(f"{number + 1} of {len(cells)}: {_described(cell)}")
-            kept = _run_cell(grid, cell, best, stop, say)
-        results.append(kept)
-        best = max(best, rank(grid.task, kept["dev"]))
-    return results
+            results[cell.name] = _run_cell(grid, cell, list(results.values()), stop, say)
+    return list(results.values())
 
 
-def _run_cell(grid: Grid, cell: Cell, best: float, stop: Callable[[], bool], say: Callable[[str], None]) -> Result:
+def _run_cell(
+    grid: Grid, cell: Cell, others: Sequence[Result], stop: Callable[[], bool], say: Callable[[str], None]
+) -> Result:
     labels = grid.splits["train"].examples.labels
     start = begin(grid.pretrained, grid.task, labels, cell.seed, grid.fresh)
     functions, predictor = (_functions(grid, rows) for rows in (cell.batch_size, PREDICTION_ROWS))
@@ -95,10 +98,10 @@ def _run_cell(grid: Grid, cell: Cell, best: float, stop: Callable[[], bool], say
     scores = score(grid.task, said, references(grid.splits["dev"].examples))
     say("    dev " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     result = _result(cell, found, scores, threshold)
-    facts = TaskFile(grid.task, labels, grid.task.max_length, threshold, scores, cell.name)
-    if rank(grid.task, scores) > best:
+    facts = TaskFile(grid.task, labels, grid.columns, grid.task.max_length, threshold, scores, cell.name)
+    if all(rank(grid.task, scores) > rank(grid.task, other["dev"]) for other in others):
         card = model_card(grid.workdir.name, start, grid.init, facts, dataclasses.asdict(cell))
-        write_model(grid.workdir / "best", start, found.params, grid.tokenizer, facts, card)
+        write_model(grid.workdir / BEST, start, found.params, grid.tokenizer, facts, card)
         result["others"] = _others(grid, found.params, predictor, threshold)
     write_predictions(grid.workdir / "cells" / f"{cell.name}-dev.jsonl", grid.splits["dev"].examples, said)
     # Last: what is there counts as done.
@@ -108,15 +111,9 @@ def _run_cell(grid: Grid, cell: Cell, best: float, stop: Callable[[], bool], say
 
 def _functions(grid: Grid, rows: int) -> TuningFunctions:
     outputs = output_count(grid.task.kind, len(grid.splits["train"].examples.labels))
-    wanted = (
+    return build_functions(
         grid.task.kind, grid.pretrained.config, outputs, rows, grid.optimizer, grid.compute_dtype, grid.frozen
     )
-    if wanted not in _BUILT:
-        _BUILT[wanted] = build_functions(*wanted)
-    return _BUILT[wanted]
-
-
-_BUILT: dict[Any, TuningFunctions] = {}  # a function built twice would be compiled twice
 
 
 def _answers(
@@ -151,7 +148,7 @@ def _others(grid: Grid, params: Any, functions: TuningFunctions, threshold: floa
 
 def _result(cell: Cell, found: Found, scores: dict[str, float], threshold: float) -> Result:
     return {
-        "cell": dataclasses.asdict(cell), "dev": scores, "threshold": threshold, "loss": found.loss,
+        "name": cell.name, "cell": dataclasses.asdict(cell), "dev": scores, "threshold": threshold, "loss": found.loss,
         "steps": found.steps, "seconds": round(found.seconds, 3),
         "examples_per_second": round(found.examples_per_second, 3) if found.examples_per_second > 0 else None,
     }  # fmt: skip
@@ -166,14 +163,14 @@ def write_predictions(path: Path, examples: Examples, said: Sequence[Any]) -> No
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_result(path: Path) -> Result | None:
-    """What a cell came to; None where it has not ended."""
-    if not path.is_file():
-        return None
-    try:
-        found: Result = json.loads(path.read_bytes())
-    except ValueError:
-        raise ValueError(f"{path} is damaged: delete it, and its cell is trained again") from None
+def read_results(folder: Path) -> dict[str, Result]:
+    """Name → what it came to, of all cells that have ended."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found[path.stem] = json.loads(path.read_bytes())
+        except ValueError:
+            raise ValueError(f"{path} is damaged: delete it, and its cell is trained again") from None
     return found
 
 

@@ -11,10 +11,10 @@ from flaxbert.config import OptimizerConfig
 from flaxbert.finetuning.examples import read_examples
 from flaxbert.finetuning.files import find_files
 from flaxbert.finetuning.forms import Examples
-from flaxbert.finetuning.grid import Grid, cells_of, check_settings, search, write_settings
+from flaxbert.finetuning.grid import BEST, Grid, cells_of, check_settings, search, write_settings
 from flaxbert.finetuning.metrics import references
 from flaxbert.finetuning.results import show, summarize
-from flaxbert.finetuning.saved import task_for
+from flaxbert.finetuning.saved import read_task, task_for
 from flaxbert.finetuning.tables import Columns
 from flaxbert.finetuning.tasks import Task, find_task
 from flaxbert.finetuning.tuning import Cell, Split, read_split
@@ -26,7 +26,8 @@ def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], N
     """Reads, trains what is left of the grid, prints the table. Raises `grid.Stopped` after a signal."""
     task = find_task(arguments.task)
     cells = _cells(arguments, task)
-    examples = _examples(arguments, task)
+    columns = Columns(arguments.first, arguments.second, arguments.label)
+    examples = _examples(arguments, task, columns, say)
     model = load(arguments.init)
     task = task_for(task, _max_length(arguments, task, model.config.max_length))
     for each in examples.values():
@@ -40,12 +41,13 @@ def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], N
     check_settings(workdir, settings)
     optimizer = OptimizerConfig(name=arguments.optimizer, weight_decay=arguments.weight_decay)
     grid = Grid(
-        task, init.resolve().name, model.checkpoint, init / "tokenizer" if is_run(init) else init, splits, workdir,
-        optimizer, arguments.compute_dtype, arguments.frozen, arguments.fresh,
+        task, init.resolve().name, model.checkpoint, init / "tokenizer" if is_run(init) else init, splits, columns,
+        workdir, optimizer, arguments.compute_dtype, arguments.frozen, arguments.fresh,
     )  # fmt: skip
     with only_launch(arguments.workdir):
         write_settings(workdir, settings)
-        show(task, summarize(task, search(grid, cells, stop, say)), workdir)
+        results = search(grid, cells, stop, say)
+        show(task, summarize(task, results, read_task(workdir / BEST).cell), workdir)
 
 
 def _cells(arguments: Finetune, task: Task) -> list[Cell]:
@@ -73,9 +75,10 @@ def _listed(flag: str, text: str | None, kind: Any, known: Sequence[Any]) -> lis
     return found
 
 
-def _examples(arguments: Finetune, task: Task) -> dict[str, Examples]:
-    """The splits that are there and labelled."""
-    columns = Columns(arguments.first, arguments.second, arguments.label)
+def _examples(
+    arguments: Finetune, task: Task, columns: Columns, say: Callable[[str], None]
+) -> dict[str, Examples]:
+    """The splits that are there; what cannot be scored beside train and dev is told of."""
     paths = find_files(arguments.data, task)
     train = read_examples(paths.pop("train"), task, None, columns)
     if arguments.train_examples is not None:
@@ -87,7 +90,8 @@ def _examples(arguments: Finetune, task: Task) -> dict[str, Examples]:
         try:
             found[name] = read_examples(path, task, train.labels, columns)
             references(found[name])
-        except ValueError:  # the tests of GLUE and SQuAD come without labels: `flaxbert predict` reads them
+        except ValueError as error:  # the tests of GLUE and SQuAD come without labels: `flaxbert predict` reads them
+            say(f"{name} is left out: {error}")
             found.pop(name, None)
     return found
 

@@ -76,7 +76,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 def _parts(source: str, facts: TaskFile) -> Iterator[Examples]:
     """The examples of a file, or of standard input as it comes."""
     if source != STANDARD:
-        yield read_examples(source, facts.task, facts.labels, labelled=False)
+        yield read_examples(source, facts.task, facts.labels, facts.columns, labelled=False)
         return
     lines = enumerate(sys.stdin, 1)
     empty = True

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from flaxbert.finetuning.forms import write_labels
+from flaxbert.finetuning.tables import Columns
 from flaxbert.finetuning.tasks import Task, find_task
 from flaxbert.interop import huggingface
 from flaxbert.interop.architectures import Checkpoint
 from flaxbert.tools.load import Model, load
 from flaxbert.tools.written import check_written
+from flaxbert.training.files import write_atomically
 
 TASK = "task.json"
 FORMAT_VERSION = 1
@@ -25,6 +27,8 @@ class TaskFile(NamedTuple):
 
     task: Task
     labels: tuple[str, ...]
+    columns: Columns
+    """Those that the user named; new files have them too."""
     max_length: int
     threshold: float
     """In qa with questions that have no answer: see `spans.Answered.above`."""
@@ -36,18 +40,29 @@ class TaskFile(NamedTuple):
 
 def write_model(folder: Path, start: Checkpoint, params: Any, tokenizer: Path, facts: TaskFile, card: str) -> None:
     """Writes `folder` in the place of an older one: the export of a model that was read back and says the same, its
-    labels and its task. A kill leaves the older or the newer one, or none.
+    labels and its task. After a kill in between, `settle_model` ends what was begun.
     """
-    fresh = folder.with_name(f".{folder.name}.new")
+    fresh = _beside(folder)
     shutil.rmtree(fresh, ignore_errors=True)
     checkpoint = start._replace(params=params)
     check = check_written(checkpoint, jnp.float32, None, [])
     huggingface.export(checkpoint, tokenizer, fresh, card, check=check)
     write_labels(fresh, facts.labels)
     found = {"format_version": FORMAT_VERSION, **facts._asdict(), "task": facts.task.name}
-    (fresh / TASK).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(fresh, folder)
+    write_atomically(fresh / TASK, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    settle_model(folder)
+
+
+def settle_model(folder: Path) -> None:
+    """Puts a model that is whole, and was not yet in its place, there."""
+    fresh = _beside(folder)
+    if (fresh / TASK).is_file():  # the last file of all
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(fresh, folder)
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.new")
 
 
 def read_model(folder: str | os.PathLike[str]) -> tuple[Model, TaskFile]:
@@ -57,17 +72,23 @@ def read_model(folder: str | os.PathLike[str]) -> tuple[Model, TaskFile]:
     """
     path = Path(folder)
     path = path if (path / TASK).is_file() or not (path / "best" / TASK).is_file() else path / "best"
+    facts = read_task(path)
+    return load(path), facts
+
+
+def read_task(path: Path) -> TaskFile:
+    """What stands beside a fine-tuned model. Raises ValueError where there is none."""
     if not (path / TASK).is_file():
-        raise ValueError(f"{folder} has no {TASK}: expected a folder that flaxbert finetune wrote")
+        raise ValueError(f"{path} has no {TASK}: expected a folder that flaxbert finetune wrote")
     try:
         found = json.loads((path / TASK).read_bytes())
         if found.pop("format_version") != FORMAT_VERSION:
             raise ValueError("of another version of flaxbert")
         task = task_for(find_task(found["task"]), found["max_length"])
-        facts = TaskFile(**{**found, "task": task, "labels": tuple(found["labels"])})
+        labels, columns = tuple(found["labels"]), Columns(*found["columns"])
+        return TaskFile(**{**found, "task": task, "labels": labels, "columns": columns})
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / TASK} is damaged: {error}") from None
-    return load(path), facts
 
 
 def model_card(name: str, start: Checkpoint, source: str, facts: TaskFile, settings: dict[str, Any]) -> str:

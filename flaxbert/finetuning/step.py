@@ -39,6 +39,7 @@ class TuningFunctions(NamedTuple):
     """(parameters, batch) → what `BertWithHead` gives, as `predictions.place_logits` reads it."""
 
 
+@functools.cache  # built twice, they would be compiled twice
 def build_functions(
     kind: Kind, config: ModelConfig, outputs: int, batch_size: int, optimizer: OptimizerConfig,
     compute_dtype: str = "float32", frozen: bool = False,

@@ -23,6 +23,7 @@ from flaxbert.finetuning.forms import Examples
 from flaxbert.finetuning.tasks import TASKS
 from flaxbert.model.encoder import Encoder
 from flaxbert.tools.load import load
+from flaxbert.tools.outputs import check_output
 from flaxbert.training.compilation import keep_compilations
 
 ENDINGS = (".npy", ".parquet", ".jsonl")
@@ -61,8 +62,8 @@ def embed(
     if not 5 <= longest <= loaded.config.max_length:
         raise ValueError(f"max_length {longest} is not in [5, {loaded.config.max_length}], the model's range")
     keep_compilations()
-    cut = 0
-    with _opened(output, len(examples.items), chosen, loaded.config) as write:
+    size, cut = loaded.config.hidden_size * (len(chosen.layers) if combine == "concat" else 1), 0
+    with _opened(output, len(examples.items), size) as write:
         for start in range(0, len(examples.items), _AT_ONCE):
             part = Examples(examples.path, examples.items[start:start + _AT_ONCE], examples.labels)
             features, too_long = _features(part, loaded.tokenizer, longest)
@@ -71,7 +72,6 @@ def embed(
             write(part, features, vectors, loaded.tokenizer)
     if cut:
         say(f"{cut:,} of {len(examples.items):,} texts have more than {longest} tokens: they were cut there")
-    size = loaded.config.hidden_size * (len(chosen.layers) if combine == "concat" else 1)
     say(f"{output}: {len(examples.items):,} texts, vectors of {size}")
 
 
@@ -98,11 +98,10 @@ def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
 
 def _check(output: str, pooling: str, batch_size: int) -> None:
     path = Path(output)
-    if path.suffix not in ENDINGS:
-        raise ValueError(f"--output {output} ends in none of {', '.join(ENDINGS)}")
+    check_output("--output", output, ENDINGS)
     if path.exists():
         raise ValueError(f"--output {output} exists already: name a new file")
-    if pooling == "tokens" and path.suffix == ".npy":
+    if pooling == "tokens" and path.suffix.lower() == ".npy":
         raise ValueError("--pooling tokens gives texts of different lengths: choose .parquet or .jsonl")
     if batch_size < 1:
         raise ValueError(f"--batch-size {batch_size} is not positive")
@@ -152,14 +151,13 @@ Write = Callable[[Examples, Sequence[Feature], Sequence[np.ndarray], Any], None]
 
 
 @contextlib.contextmanager
-def _opened(output: str, count: int, pooling: Pooling, config: ModelConfig) -> Iterator[Write]:
-    """A function that writes the next texts; the file gets its name when all are written."""
+def _opened(output: str, count: int, size: int) -> Iterator[Write]:
+    """A function that writes the next of `count` texts, vectors of `size`; the file gets its name at the end."""
     path = Path(output)
     temporary = path.with_name(f".{path.name}.tmp")
     writers = {".npy": _npy, ".parquet": _parquet, ".jsonl": _json_lines}
-    size = config.hidden_size * (len(pooling.layers) if pooling.combine == "concat" else 1)
     try:
-        with writers[path.suffix](temporary, count, size) as write:
+        with writers[path.suffix.lower()](temporary, count, size) as write:
             yield write
         os.replace(temporary, path)
     finally:

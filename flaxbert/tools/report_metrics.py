@@ -56,20 +56,9 @@ def read_history(folder: Path, run: RunConfig) -> History:
 
 
 def by_part(records: Iterable[Record], found: Sequence[Part]) -> list[list[Record]]:
-    """Lines in their order, shared out among the parts. Where one part ends and another begins there may be a held-out
-    line of each, with the same step.
-    """
-    shared: list[list[Record]] = [[] for _ in found]
-    number = 0
-    for record in records:
-        last = len(found) - 1
-        while number < last and record["step"] > found[number].last_step:
-            number += 1
-        again = shared[number] and shared[number][-1]["step"] == record["step"] == found[number].last_step
-        if again and number < last:
-            number += 1
-        shared[number].append(record)
-    return shared
+    """Lines in their order, shared out among the parts that they name; one of a run without phases names none."""
+    records = list(records)
+    return [[record for record in records if record.get("phase", 0) == number] for number in range(len(found))]
 
 
 def value(record: Record, name: str) -> float:

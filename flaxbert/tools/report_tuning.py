@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxbert.finetuning.grid import SETTINGS
-from flaxbert.finetuning.results import RESULTS
+from flaxbert.finetuning.results import RESULTS, scored, shown
 
 _ORDINARY = {"frozen": False, "fresh": False, "optimizer": "adam", "compute_dtype": "float32", "train_examples": None}
 _WORDS: dict[str, Callable[[Any], str]] = {
@@ -54,21 +54,13 @@ def _with_results(title: str, about: str, found: dict[str, Any]) -> Tuning:
     metrics = list(found["rows"][0]["metrics"]) if found["rows"] else []
     rows = [
         [f"{row['learning_rate']:g}", str(row["batch_size"]), str(row["epochs"]), str(row["seeds"])]
-        + [_shown(row["metrics"][name]) for name in metrics]
+        + [shown(row["metrics"][name]) for name in metrics]
         for row in found["rows"]
     ]
     best = found["best"]
-    scores = [
-        f"{split}: " + ", ".join(f"{name} {100 * score:.2f}" for name, score in best[split].items())
-        for split in best if split != "cell"
-    ]  # fmt: skip
+    scores = [f"{split}: {scored(best[split])}" for split in best if split != "cell"]
     cell = ", ".join(f"{name.replace('_', ' ')} {number:g}" for name, number in best["cell"].items())
     speed = found["examples_per_second"]
     took = f"All runs took {found['seconds']:,.0f} s" + (f", at {speed:,.0f} examples a second." if speed else ".")
     headings = ["learning rate", "batch", "epochs", "seeds", *(f"{name}, %" for name in metrics)]
     return Tuning(title, about, headings, rows, f"Best run ({cell}): {'; '.join(scores)}. {took}")
-
-
-def _shown(metric: dict[str, Any]) -> str:
-    spread = "" if metric["deviation"] is None else f" ± {100 * metric['deviation']:.2f}"
-    return f"{100 * metric['mean']:.2f}{spread} (best {100 * metric['best']:.2f})"

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from flaxbert.config import DataConfig, Experiment, OptimizerConfig, TrainConfig
-from flaxbert.phases import Phase, curves, parts
+from flaxbert.phases import Phase, curves, part_of, parts
 from flaxbert.training.schedule import learning_rate_schedule, run_schedule
 
 WHOLE = Experiment(
@@ -69,6 +69,12 @@ def test_a_warm_up_that_no_curve_has_is_no_fault():
         train=TrainConfig(steps=100), phases=(Phase(steps=90, warmup_steps=10), Phase(warmup_steps=2))
     )
     assert [part.experiment.optimizer.warmup_steps for part in parts(experiment)] == [10, 2]
+
+
+def test_a_checkpoint_at_a_border_is_the_last_of_the_phase_before_it():
+    experiment = phased(Phase(steps=60), Phase(sequence_length=512), train=TrainConfig(steps=100))
+    lengths = [part_of(experiment, step).experiment.data.sequence_length for step in (0, 60, 61, 100, 120)]
+    assert lengths == [128, 128, 512, 512, 512]
 
 
 @pytest.mark.parametrize("phases, words", [

@@ -14,11 +14,11 @@ import pytest
 from data_pipeline import tokenizer_training
 from flaxbert import cli
 from flaxbert.config import PRESETS, OptimizerConfig
-from flaxbert.finetuning import grid
 from flaxbert.finetuning.batching import batches, make_batch
 from flaxbert.finetuning.examples import read_examples
 from flaxbert.finetuning.grid import Stopped
 from flaxbert.finetuning.launch import launch
+from flaxbert.finetuning.saved import TASK, settle_model
 from flaxbert.finetuning.step import build_functions
 from flaxbert.finetuning.tasks import TASKS
 from flaxbert.finetuning.tuning import begin, predict, read_split
@@ -29,7 +29,7 @@ from flaxbert.tools.load import load
 
 GOOD, BAD = ["sunny", "merry", "lovely"], ["rainy", "gloomy", "dreadful"]
 OTHER = ["day", "hill", "river", "house", "road", "garden", "town", "ship"]
-QUICK = ("--learning-rates", "5e-3", "--batch-sizes", "16", "--epochs", "6", "--max-length", "16")
+QUICK = ("--learning-rates", "2e-3", "--batch-sizes", "16", "--epochs", "10", "--max-length", "16")
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +172,40 @@ def test_a_search_goes_on_only_with_its_own_settings_and_may_grow(model, tmp_pat
     assert "data was" in capsys.readouterr().err
 
 
+def test_a_grid_that_grows_keeps_the_best_model_of_all(model, tmp_path):
+    """The first rate learns, the second one, which stands before it in the larger grid, does not."""
+    data = write_data(tmp_path / "data", classification)
+    small = ("--batch-sizes", "16", "--max-length", "16", "--epochs", "4")
+    for rates in ("5e-3", "1e-9,5e-3"):
+        assert finetune("classification", model, data, tmp_path / "run", *small, "--learning-rates", rates) == cli.DONE
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert len(found["rows"]) == 2 and found["best"]["cell"]["learning_rate"] == 5e-3
+    task = json.loads((tmp_path / "run" / "best" / "task.json").read_text())
+    assert task["cell"].startswith("lr0.005-") and task["scores"] == found["best"]["dev"]
+
+
+def test_a_model_that_a_kill_kept_from_its_place_is_put_there(tmp_path):
+    for name, content in (("best", "old"), (".best.new", "new")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / TASK).write_text(content)
+    settle_model(tmp_path / "best")
+    assert (tmp_path / "best" / TASK).read_text() == "new" and not (tmp_path / ".best.new").exists()
+
+
+def test_columns_that_were_named_are_those_of_new_files_too(model, tmp_path, capsys):
+    """And a test file that cannot be scored is told of."""
+    rows = [classification(random.Random(number)) for number in range(32)]
+    text = "".join(json.dumps({"words": row["text"], "mood": row["label"]}) + "\n" for row in rows)
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    (tmp_path / "test.jsonl").write_text(json.dumps({"words": rows[0]["text"]}) + "\n")
+    flags = ("--first", "words", "--label", "mood", "--epochs", "1", "--batch-sizes", "16", "--max-length", "16")
+    assert finetune("classification", model, tmp_path, tmp_path / "run", *flags) == cli.DONE
+    assert "test is left out: " in capsys.readouterr().err
+    assert cli.main(["predict", str(tmp_path / "run"), str(tmp_path / "test.jsonl")]) == cli.DONE
+    assert json.loads(capsys.readouterr().out)["prediction"] in ("0", "1")
+
+
 @pytest.mark.parametrize("flags, words", [
     (("--seeds", "0"), "--seeds 0 is not positive"), (("--epochs", "1,1"), "names a value twice"),
     (("--learning-rates", "5e-5;3e-5"), "is not a list of numbers"), (("--batch-sizes", "-1"), "not positive"),
@@ -230,8 +264,8 @@ def test_answers_do_not_depend_on_the_batch(labelled):
     np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
 
 
-def test_one_shape_is_compiled_once_for_all_rates_and_seeds(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(grid, "_BUILT", {})
+def test_one_shape_is_compiled_once_for_all_rates_and_seeds(model, tmp_path):
+    build_functions.cache_clear()
     data, seen = write_data(tmp_path / "data", classification, train=32), []
     handler = logging.Handler()
     handler.emit = lambda record: seen.append(record.getMessage())

@@ -77,7 +77,8 @@ def test_a_text_of_a_hundred_thousand_tokens_is_cut_and_that_is_told(small_expor
 
 @pytest.mark.parametrize("flags, words", [
     (("--layers=4",), "names 4, and the model has 3"), (("--layers", "last"), "is not a list of whole numbers"),
-    (("--max-length", "49"), "max_length 49 is not in [5, 48]"), (("--output", "v.txt"), "ends in none of"),
+    (("--max-length", "49"), "max_length 49 is not in [5, 48]"),
+    (("--output", "v.txt"), "expected a name that ends in .npy"),
     (("--pooling", "tokens"), "choose .parquet or .jsonl"), (("--batch-size", "0"), "is not positive"),
 ])  # fmt: skip
 def test_a_mistake_is_answered_in_one_sentence_and_writes_nothing(small_export, file, tmp_path, capsys, flags, words):

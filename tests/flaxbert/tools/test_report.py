@@ -170,14 +170,16 @@ def phased():
 
 
 def test_curves_hold_the_numbers_of_the_lines_and_are_not_joined_across_a_phase():
-    train = [train_line(step, mlm_loss=None if step == 40 else step / 10) for step in (20, 40, 60, 80)]
-    held_out = [held_out_line(60, mlm_accuracy=0.25), held_out_line(60, mlm_accuracy=0.5)]
+    train = [
+        train_line(step, mlm_loss=None if step == 40 else step / 10, phase=int(step > 60)) for step in (20, 40, 60, 80)
+    ]
+    held_out = [held_out_line(60, mlm_accuracy=0.25, phase=0), held_out_line(80, mlm_accuracy=0.5, phase=1)]
     history = History(phased(), by_part(train, phased()), by_part(held_out, phased()), [], False)
     found = {chart.title: chart for chart in charts(history, "Next sentence", 6.9)}
     loss, accuracy = found["Masked tokens: loss"], found["Masked tokens: accuracy"]
     np.testing.assert_equal(loss.curves[0].stretches, [([20, 40, 60], [2, math.nan, 6]), ([80], [8])])
     assert loss.level[1] == 6.9
-    assert accuracy.curves[1].stretches == [([60], [25]), ([60], [50])], "a held-out line of each phase at the border"
+    assert accuracy.curves[1].stretches == [([60], [25]), ([80], [50])]
     common = found["Next sentence: accuracy"].curves[2]
     assert common.stretches[0][1] == pytest.approx([60]), "the commoner label has 1 - nsp_random"
     guessed = found["Next sentence: loss"].curves[2].stretches[0][1]
