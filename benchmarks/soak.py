@@ -80,7 +80,7 @@ class Soak:
     def command(self, *arguments: Any) -> subprocess.Popen[str]:
         """Starts flaxbert."""
         return subprocess.Popen(
-            [sys.executable, "-m", "flaxbert.cli", *map(str, arguments)], env=self.environment, text=True,
+            [sys.executable, "-m", "flaxbert", *map(str, arguments)], env=self.environment, text=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
 

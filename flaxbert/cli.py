@@ -355,7 +355,10 @@ def _parse(kind: Any, name: str, argv: list[str]) -> Any:
             default = Plan(argv[0], settings=flags.load_experiment(argv[0]))
         else:
             default = Evaluate(argv[0], tyro.MISSING, _data_of(argv[0]))
-    return flags.parse(kind, f"flaxbert {name}", argv, default)
+    arguments = flags.parse(kind, f"flaxbert {name}", argv, default)
+    if kind in (Pretrain, Plan):
+        flags.check_effect(arguments.settings, default.settings if default is not None else arguments.settings)
+    return arguments
 
 
 def _data_of(model: str) -> DataConfig:
@@ -464,7 +467,3 @@ def _streams(corpus: Any, experiment: Experiment) -> Any:
         return (batch for batch, _ in draw(phase, seed=0, split="validation", epochs=1))
 
     return Streams(train, validation)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -196,6 +196,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "microbatches", "log_every", "checkpoint_every", "keep_checkpoints"):
             _positive("train", name, getattr(self, name))
         _not_negative("train", "eval_every", self.eval_every)
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"train.seed {self.seed} is not in [0, 2^32)")
         if self.eval_batches is not None:
             _positive("train", "eval_batches", self.eval_batches)
         self.profiled  # raises where it cannot be read
@@ -224,7 +226,7 @@ class Experiment:
     """Parts with settings of their own, one after the other, as the paper's 128 and then 512. Empty: all is one."""
 
     def __post_init__(self) -> None:
-        if self.data.sequence_length > self.model.max_length:
+        if not self.phases and self.data.sequence_length > self.model.max_length:
             raise ValueError(
                 f"data.sequence_length {self.data.sequence_length} exceeds model.max_length {self.model.max_length}"
             )
@@ -240,6 +242,16 @@ def with_vocabulary(experiment: Experiment, vocab_size: int) -> Experiment:
     if stated is not None and stated != vocab_size:
         raise ValueError(f"model.vocab_size {stated} differs from that of the corpus's tokenizer, {vocab_size}")
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=vocab_size))
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"num_layers": 2}}` as `{"model.num_layers": 2}`; the elements of a tuple of such by their number."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, tuple) and value and isinstance(value[0], dict):
+            value = {str(number): part for number, part in enumerate(value)}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def from_dict(kind: Any, values: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import tyro
 
 from flaxbert.config import Experiment
+from flaxbert.phases import without_effect
 
 
 def parse(kind: Any, program: str, argv: list[str], default: Any = None) -> Any:
@@ -31,6 +32,14 @@ def parse(kind: Any, program: str, argv: list[str], default: Any = None) -> Any:
         if not stop.code:
             raise
         raise ValueError(_head_of(page.getvalue())) from None
+
+
+def check_effect(settings: Experiment, before: Experiment) -> None:
+    """Raises ValueError for a setting that was changed in vain: every phase of the experiment has its own."""
+    if vain := without_effect(settings, before):
+        flag = vain[0].replace("_", "-")
+        own = f"--phases.0.{flag.partition('.')[2]}"
+        raise ValueError(f"--{flag} changes nothing: every phase of this experiment has its own, as {own} would set it")
 
 
 def _head_of(page: str) -> str:

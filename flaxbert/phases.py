@@ -1,6 +1,8 @@
 """Parts of a run with settings of their own, as the paper's: most steps at length 128, the last ones at 512."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 _DATA = ("sequence_length", "max_predictions")
@@ -57,16 +59,41 @@ def parts(experiment: Any) -> list[Part]:
     found, first, optimizer = [], 0, experiment.optimizer
     for number, phase in enumerate(experiment.phases):
         last = experiment.train.steps if phase.steps is None else first + phase.steps
-        try:
+        with named(experiment, number):
             data = dataclasses.replace(experiment.data, **_given(phase, _DATA))
             train = dataclasses.replace(experiment.train, **_given(phase, _TRAIN))
             if phase.has_curve:
                 optimizer = dataclasses.replace(experiment.optimizer, **_given(phase, _CURVE))
             own = dataclasses.replace(experiment, data=data, optimizer=optimizer, train=train, phases=())
             found.append(Part(first, last, own))
-        except ValueError as error:
-            raise ValueError(f"phases.{number}: {error}") from None
         first = last
+    return found
+
+
+@contextlib.contextmanager
+def named(experiment: Any, number: int) -> Iterator[None]:
+    """Names the phase in a ValueError that is raised for it; a run without phases has none to name."""
+    try:
+        yield
+    except ValueError as error:
+        if not experiment.phases:
+            raise
+        raise ValueError(f"phases.{number}: {error}") from None
+
+
+def without_effect(experiment: Any, before: Any) -> list[str]:
+    """The settings of `experiment` that differ from those of `before` and that every phase overrides."""
+    places = (("data", _DATA), ("train", _TRAIN), ("optimizer", _CURVE))
+    found = []
+    for section, name in ((section, name) for section, names in places for name in names):
+        now, was = getattr(experiment, section), getattr(before, section)
+        if getattr(now, name) == getattr(was, name):
+            continue
+        with contextlib.suppress(ValueError):  # refused with the old value: so the new one has an effect
+            other = dataclasses.replace(now, **{name: getattr(was, name)})
+            as_before = dataclasses.replace(experiment, **{section: other})
+            if (parts(as_before), curves(as_before)) == (parts(experiment), curves(experiment)):
+                found.append(f"{section}.{name}")
     return found
 
 
@@ -84,10 +111,8 @@ def curves(experiment: Any) -> list[Curve]:
         if found and not phase.has_curve:
             found[-1] = found[-1]._replace(last_step=part.last_step)
             continue
-        try:
+        with named(experiment, number):
             optimizer = dataclasses.replace(experiment.optimizer, **_given(phase, _CURVE))
-        except ValueError as error:
-            raise ValueError(f"phases.{number}: {error}") from None
         found.append(Curve(part.first_step, part.last_step, optimizer))
     return found
 

@@ -4,8 +4,9 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from data_pipeline.tokenizer import Difference
-from flaxbert.config import Experiment
+from flaxbert.config import Experiment, flatten
 from flaxbert.interop.architectures import ARCHITECTURES, PRETRAINING, describe
+from flaxbert.phases import part_of
 
 # Held-out results in the order of the card: the key in metrics.jsonl, its name, how it is written.
 _RESULTS = (
@@ -47,7 +48,7 @@ def model_card(facts: Facts) -> str:
     """The text of README.md."""
     sections = (
         _introduction(facts),
-        "## Corpus\n\n" + _table("corpus", _flat(facts.corpus)),
+        "## Corpus\n\n" + _table("corpus", flatten(facts.corpus)),
         "## Tokenizer\n\n" + _table("tokenizer", facts.tokenizer | _compared(facts)),
         _recipe(facts),
         _results(facts),
@@ -133,7 +134,7 @@ def _recipe(facts: Facts) -> str:
     steps = f"These weights are those of step {facts.step:,} of {facts.experiment.train.steps:,}."
     changes = "".join(f"- {change}\n" for change in _changes(facts))
     steps += f"\n\n{changes}".rstrip()
-    return f"## Recipe\n\n{steps}\n\n" + _table("setting", _flat(dataclasses.asdict(facts.experiment)))
+    return f"## Recipe\n\n{steps}\n\n" + _table("setting", flatten(dataclasses.asdict(facts.experiment)))
 
 
 def _changes(facts: Facts) -> list[str]:
@@ -158,6 +159,8 @@ def _results(facts: Facts) -> str:
     step = facts.results.get("step", facts.step)
     where = f"On documents of the same corpus that were held out from training, at step {step:,}"
     batches = facts.experiment.train.eval_batches
+    if facts.experiment.phases:
+        where += f", in sequences of {part_of(facts.experiment, step).experiment.data.sequence_length} tokens"
     where += f", up to {batches} batches of them:" if batches else ", all of them:"
     if _is_measured(facts, "nsp_random"):
         random = facts.results["nsp_random"]
@@ -231,14 +234,6 @@ def _limitations(facts: Facts) -> str:
     if facts.step < facts.experiment.train.steps:
         points.insert(0, "The recipe had not run to its end when these weights were saved.")
     return "## Limitations\n\n" + "\n".join(f"- {point}" for point in points)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"model": {"num_layers": 2}}` as `{"model.num_layers": 2}`."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _table(title: str, rows: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from flaxbert.config import Experiment, with_vocabulary
-from flaxbert.phases import Part, parts
+from flaxbert.phases import Part, named, parts
 from flaxbert.sharding import make_mesh
 from flaxbert.tools.compiled_step import CompiledStep, counted_flops, state_bytes
 from flaxbert.tools.largest_batch import Attempt, Waiting, bounds, find_largest_batch, rows_multiple, try_step
@@ -38,9 +38,11 @@ def plan(
         raise ValueError(f"--search {search} is negative")
     experiment, assumed = _with_a_vocabulary(experiment)
     devices = jax.devices() if topology is None else open_topology(topology)
-    return [
-        {"assumed": assumed} | _plan_part(part, topology, devices, mfu, search, waiting) for part in parts(experiment)
-    ]
+    plans = []
+    for number, part in enumerate(parts(experiment)):
+        with named(experiment, number):
+            plans.append({"assumed": assumed} | _plan_part(part, topology, devices, mfu, search, waiting))
+    return plans
 
 
 def _plan_part(

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from flaxbert.config import Experiment
-from flaxbert.phases import Part, parts
+from flaxbert.phases import Part, named, parts
 from flaxbert.sharding import make_mesh
 from flaxbert.training.checkpoint import Checkpoints, open_checkpoints
 from flaxbert.training.distributed import ends_on_error
@@ -18,7 +18,7 @@ from flaxbert.training.evaluation import any_process, evaluate
 from flaxbert.training.flight import Flight, Step
 from flaxbert.training.guard import new_guard
 from flaxbert.training.metrics import SILENT, Record, Report, open_report
-from flaxbert.training.profile import open_profile
+from flaxbert.training.profile import is_missed, open_profile
 from flaxbert.training.recovery import saved_steps
 from flaxbert.training.schedule import Schedule, run_schedule
 from flaxbert.training.signals import stop_requested
@@ -91,9 +91,10 @@ def check_devices(experiment: Experiment) -> int:
     batches, its sizes.
     """
     mesh = make_mesh(experiment.mesh)
-    with jax.set_mesh(mesh):
-        states = [build_functions(part.experiment, mesh).abstract_state for part in parts(experiment)]
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(states[0]))
+    for number, part in enumerate(parts(experiment)):
+        with jax.set_mesh(mesh), named(experiment, number):
+            state = build_functions(part.experiment, mesh).abstract_state
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 def train(
@@ -119,6 +120,8 @@ def train(
             checkpoints.say = report.say
             if progress.position is not None:
                 report.say(f"resumed at step {progress.step:,}")
+                if is_missed(experiment.train.profiled, workdir, progress.step):
+                    report.say(f"no profile: the steps {experiment.train.profile_steps} are past")
             elif begin_with is not None and experiment.train.eval_every and report.evaluated != 0:
                 with _exhaustion_named(first, 0 if experiment.phases else None):
                     held_out = evaluate(first, functions, streams.validation(0), progress.state, 0, stop)
@@ -301,5 +304,6 @@ def _save(run: _Run, save: Callable[..., float], progress: _Progress, held_out: 
     kept the steps waiting.
     """
     current = held_out if held_out is not None and held_out["step"] == progress.step else None
-    metrics = None if current is None else {name: v for name, v in current.items() if isinstance(v, float)}
+    kept = () if current is None else current.items()
+    metrics = {name: value for name, value in kept if name == "phase" or isinstance(value, float)} or None
     return save(progress.state, progress.step, progress.position, dataclasses.asdict(run.experiment), metrics)

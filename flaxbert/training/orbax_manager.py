@@ -21,9 +21,11 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from orbax.checkpoint.path import atomicity, atomicity_types
 
 from flaxbert.training.manifest import write_manifest
+from flaxbert.training.recovery import mark_saved
 
 SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # the system's and Orbax's, TensorStore's, JAX's
 UNFINISHED = atomicity_types.TMP_DIR_SUFFIX  # in the name of what is not committed
+_PHASE = 1e6  # beyond any loss
 DELETED = "deleted"  # the folder of checkpoints that are being deleted
 
 
@@ -43,6 +45,7 @@ class _ProvenPath(atomicity.AtomicRenameTemporaryPath):  # type: ignore[misc]
         json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())
         await asyncio.to_thread(write_manifest, folder)
         folder.rename(self.get_final())
+        mark_saved(folder.parent)
 
 
 def open_manager(folder: pathlib.Path, keep: int) -> Manager:
@@ -133,6 +136,8 @@ def reason_of(error: BaseException) -> str:
 
 
 def _held_out_loss(metrics: dict[str, float]) -> float:
-    """Where nothing was evaluated, or the loss is no number, the worst there is."""
+    """Where nothing was evaluated, or the loss is no number, the worst there is. Losses of different phases, at
+    different lengths, do not compare: one of a later phase counts as lower.
+    """
     loss = metrics.get("loss", math.inf)
-    return math.inf if math.isnan(loss) else loss
+    return math.inf if math.isnan(loss) else loss - _PHASE * metrics.get("phase", 0)

@@ -8,6 +8,16 @@ import jax
 from jax._src import profiler
 
 
+def profile_folder(workdir: str) -> pathlib.Path:
+    """Where the profiles of a run are."""
+    return pathlib.Path(workdir) / "tensorboard"
+
+
+def is_missed(steps: range, workdir: str, step: int) -> bool:
+    """Whether steps to profile are all past, and no launch before has profiled any."""
+    return 0 < steps.stop <= step + 1 and not any(profile_folder(workdir).glob("plugins/profile/*"))
+
+
 @contextlib.contextmanager
 def open_profile(
     steps: range, workdir: str, say: Callable[[str], None]
@@ -16,7 +26,7 @@ def open_profile(
     function that waits for those under way. A profile that was begun is written, however the run ends; where it cannot
     be, that is said, and the run goes on.
     """
-    running, folder = False, str(pathlib.Path(workdir) / "tensorboard")
+    running, folder = False, str(profile_folder(workdir))
 
     def write() -> None:
         try:

@@ -1,5 +1,6 @@
 """Which of a run's checkpoints are whole, and what becomes of the others."""
 
+import contextlib
 import pathlib
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from flaxbert.training.manifest import find_damage
 
 # What Orbax reads of every checkpoint to list them: one of these altered and it could list none, or keep a wrong best.
 LISTED = ("_CHECKPOINT_METADATA", "metrics/metrics")
+SAVED = ".saved"  # beside the folder of checkpoints, from the first one on: the folder may be lost
 NOTHING, REFUSED = -1, -2  # in place of a step, where process 0 tells the others
 
 
@@ -36,6 +38,18 @@ def saved_steps(workdir: str) -> list[int]:
     return [step for step in _steps(folder) if find_damage(folder / str(step), contents=False) is None]
 
 
+def mark_saved(folder: pathlib.Path) -> None:
+    """Remembers that there was a checkpoint in `folder`."""
+    with contextlib.suppress(OSError):  # the checkpoint itself is what counts
+        (folder.parent / SAVED).touch()
+
+
+def has_saved(workdir: str) -> bool:
+    """Whether the run ever had a checkpoint, be it lost or damaged by now. One that had none may begin anew."""
+    folder = checkpoint_folder(workdir)
+    return (folder.parent / SAVED).exists() or bool(_steps(folder)) or any(folder.glob("damaged-*"))
+
+
 def newest_whole(folder: pathlib.Path) -> tuple[int | None, list[Damaged]]:
     """The newest step that its manifest proves, and the damaged ones that are newer; None where nothing was saved.
 
@@ -51,7 +65,9 @@ def newest_whole(folder: pathlib.Path) -> tuple[int | None, list[Damaged]]:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
         raise ValueError(f"{folder} holds checkpoints, and none is whole ({reasons})")
     if any(folder.glob("damaged-*")):
-        raise ValueError(f"{folder} holds damaged checkpoints alone: move them away to begin anew")
+        raise ValueError(f"{folder} holds damaged checkpoints alone: choose another --workdir to begin anew")
+    if (folder.parent / SAVED).exists():
+        raise ValueError(f"{folder} held checkpoints and holds none now: put them back, or choose another --workdir")
     return None, []
 
 
@@ -78,6 +94,8 @@ def settle_newest(workdir: str, say: Callable[[str], None]) -> int | None:
 
 def _set_damaged_aside(folder: pathlib.Path, say: Callable[[str], None]) -> int | None:
     newest, damaged = newest_whole(folder)
+    if newest is not None:
+        mark_saved(folder)
     older = [folder / str(step) for step in _steps(folder) if newest is not None and step < newest]
     damaged += [Damaged(path, reason) for path in older if (reason := find_damage(path, LISTED)) is not None]
     for path, reason in damaged:

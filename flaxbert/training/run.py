@@ -10,10 +10,10 @@ import subprocess
 from typing import Any
 
 from data_pipeline import tokenizer as tokenizers
-from flaxbert.config import Experiment, from_dict
-from flaxbert.training.checkpoint import saved_steps
+from flaxbert.config import Experiment, flatten, from_dict
 from flaxbert.training.files import copy_folder, write_atomically
 from flaxbert.training.lock import LOCK
+from flaxbert.training.recovery import has_saved, saved_steps
 
 FORMAT_VERSION = 1
 PACKAGES = ("flaxbert", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow")
@@ -65,7 +65,8 @@ def begin_or_resume(
 def check_run(
     workdir: str, experiment: Experiment, corpus: dict[str, Any], init: str | None = None
 ) -> dict[str, tuple[Any, Any]] | None:
-    """The settings a launch would change in the run of `workdir`, old and new; None where there is no run yet.
+    """The settings a launch would change in the run of `workdir`, old and new; None where there is no run yet, or
+    one that has saved nothing: it begins anew.
 
     Writes nothing. Raises ValueError with each field that differs and may not, where the run has gone further, and for
     a folder that holds something else.
@@ -77,6 +78,9 @@ def check_run(
         if strange:
             raise ValueError(f"{folder} is not empty and not a run's directory: it holds {strange[0]}")
         return None
+    if not has_saved(workdir):
+        read_run(workdir)  # raises for a folder that is none
+        return None  # a launch that ended before it had anything to lose
     changed = _differences(read_run(workdir), experiment, corpus, init)
     foreign = [
         f"{name} was {was} and is now {new}" for name, (was, new) in changed.items()
@@ -165,16 +169,7 @@ def _differences(
 def _settings(experiment: Experiment, corpus: dict[str, Any], init: str | None) -> dict[str, Any]:
     """All that makes a run what it is: its settings by their full names, its corpus and what it began with."""
     facts = {f"corpus.{name}": corpus.get(name) for name in ("fingerprint", "tokenizer_fingerprint")}
-    return _flatten(dataclasses.asdict(experiment)) | facts | {"init": init}
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, tuple) and value and isinstance(value[0], dict):
-            value = {str(number): part for number, part in enumerate(value)}
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+    return flatten(dataclasses.asdict(experiment)) | facts | {"init": init}
 
 
 def _copy_tokenizer(folder: pathlib.Path, tokenizer_folder: str, fingerprint: str) -> None:

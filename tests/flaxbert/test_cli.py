@@ -41,7 +41,7 @@ def write_text(path, seed, documents=150):
 
 
 def flaxbert(*arguments, **options):
-    command = [sys.executable, "-m", "flaxbert.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "flaxbert", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -184,12 +184,24 @@ def refused(capfd, tmp_path, monkeypatch):
     (["--model.activation", "relu"], ["--model.activation", "relu", "gelu_new"]),
     (["--data.sequence-length", "600"], ["data.sequence_length 600 exceeds model.max_length 512"]),
     (["--optimizer.warmup-steps", "2000000"], ["optimizer.warmup_steps 2000000 exceeds train.steps 1000000"]),
+    (["--train.seed", "-1"], ["train.seed -1 is not in [0, 2^32)"]),
+    (["--train.seed", str(2**32)], ["train.seed 4294967296 is not in [0, 2^32)"]),
     (["surplus"], ["surplus"]),
     ([], ["/no/corpus is not a prepared corpus: no such folder"]),
 ])  # fmt: skip
 def test_a_mistake_in_a_flag_is_answered_in_one_sentence(refused, flags, words):
     said = refused("pretrain", "bert_tiny", "--corpus", "/no/corpus", "--workdir", "run", *flags)
     assert [word for word in words if word not in said] == []
+
+
+@pytest.mark.parametrize("command", [["plan"], ["pretrain", "--corpus", "c", "--workdir", "w"]])
+def test_a_flag_that_every_phase_overrides_is_refused(refused, tmp_path, command):
+    (tmp_path / "mine.py").write_text(
+        "from flaxbert.config import Experiment\nfrom flaxbert.phases import Phase\n"
+        "EXPERIMENT = Experiment(phases=(Phase(steps=9, batch_size=8), Phase(batch_size=4)))\n"
+    )
+    said = refused(command[0], "mine.py", *command[1:], "--train.batch-size", "32")
+    assert "--train.batch-size changes nothing" in said and "--phases.0.batch-size" in said
 
 
 @pytest.mark.parametrize("arguments, words", [

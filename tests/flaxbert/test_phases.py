@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from flaxbert.config import DataConfig, Experiment, OptimizerConfig, TrainConfig
-from flaxbert.phases import Phase, curves, part_of, parts
+from flaxbert.phases import Phase, curves, part_of, parts, without_effect
 from flaxbert.training.schedule import learning_rate_schedule, run_schedule
 
 WHOLE = Experiment(
@@ -75,6 +75,30 @@ def test_a_checkpoint_at_a_border_is_the_last_of_the_phase_before_it():
     experiment = phased(Phase(steps=60), Phase(sequence_length=512), train=TrainConfig(steps=100))
     lengths = [part_of(experiment, step).experiment.data.sequence_length for step in (0, 60, 61, 100, 120)]
     assert lengths == [128, 128, 512, 512, 512]
+
+
+@pytest.mark.parametrize("change, vain", [
+    ({"data": DataConfig(sequence_length=64)}, ["data.sequence_length"]),
+    ({"train": TrainConfig(steps=100, batch_size=8)}, []),
+    ({"optimizer": OptimizerConfig(warmup_steps=5, learning_rate=2e-3)}, ["optimizer.warmup_steps"]),
+    ({"data": DataConfig(masking="span")}, []),
+])  # fmt: skip
+def test_a_setting_that_every_phase_has_for_itself_is_changed_in_vain(change, vain):
+    whole = dataclasses.replace(WHOLE, optimizer=OptimizerConfig(warmup_steps=10, learning_rate=1e-3))
+    phases = (
+        Phase(steps=60, sequence_length=32, batch_size=16, warmup_steps=4),
+        Phase(sequence_length=48, warmup_steps=2),
+    )
+    before = dataclasses.replace(whole, phases=phases)
+    assert without_effect(before, before) == []
+    assert without_effect(dataclasses.replace(before, **change), before) == vain
+
+
+def test_a_length_that_no_phase_has_is_no_fault():
+    model = dataclasses.replace(WHOLE.model, max_length=64)
+    phases = (Phase(steps=60, sequence_length=32), Phase(sequence_length=64))
+    experiment = dataclasses.replace(WHOLE, model=model, phases=phases)
+    assert [part.experiment.data.sequence_length for part in parts(experiment)] == [32, 64]
 
 
 @pytest.mark.parametrize("phases, words", [

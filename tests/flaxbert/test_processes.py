@@ -59,7 +59,7 @@ def start(corpus, tmp_path_factory):
     begun = []
 
     def begin(workdir, *flags, processes=2, address=None, own_flags=((), ())):
-        command = [sys.executable, "-m", "flaxbert.cli", "pretrain", "bert_tiny", "--corpus", corpus]
+        command = [sys.executable, "-m", "flaxbert", "pretrain", "bert_tiny", "--corpus", corpus]
         command += ["--workdir", workdir, *SIZES, *flags]
         devices = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // processes}"}
         joint = ("--coordinator", address or free_address(), "--processes", processes, "--heartbeat-seconds", 10)

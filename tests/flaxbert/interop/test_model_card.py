@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from data_pipeline.tokenizer import Difference
 from flaxbert.config import PRESETS, Experiment, OptimizerConfig, TrainConfig
 from flaxbert.interop.model_card import Facts, model_card
+from flaxbert.phases import Phase
 
 RESULTS = {"mlm_loss": 3.25, "perplexity": 25.79, "mlm_accuracy": 0.41, "nsp_accuracy": 0.75, "step": 900, "loss": 4.0}
 
@@ -49,6 +50,13 @@ def test_every_setting_stands_in_the_recipe(facts):
         settings = getattr(facts.experiment, section.name)
         for field in dataclasses.fields(settings) if dataclasses.is_dataclass(settings) else ():
             assert f"| {section.name}.{field.name} |" in card
+
+
+def test_a_run_of_phases_has_a_row_for_each_setting_and_says_which_length_was_measured(facts):
+    phases = (Phase(steps=900), Phase(sequence_length=512, batch_size=32))
+    card = model_card(facts._replace(experiment=dataclasses.replace(facts.experiment, phases=phases)))
+    assert "| phases.0.steps | 900 |" in card and "| phases.1.sequence_length | 512 |" in card
+    assert "at step 900, in sequences of 128 tokens" in card and "Phase(" not in card
 
 
 def test_corpus_tokenizer_and_results_stand_in_the_card(facts):

@@ -115,6 +115,17 @@ def test_the_newest_and_the_best_are_kept(tmp_path, losses, kept):
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == kept
 
 
+def test_a_loss_of_a_later_phase_is_better_than_any_before_it(tmp_path):
+    """They are of other lengths: 2.0 at 128 says nothing of 3.0 at 512."""
+    measured = {1: (2.0, 0), 2: (3.0, 1), 3: (2.5, 1), 4: (2.7, 1), 5: (None, 1)}
+    with open_checkpoints(str(tmp_path), 1) as checkpoints:
+        for step, (loss, phase) in measured.items():
+            held_out = None if loss is None else {"loss": loss, "phase": phase}
+            checkpoints.commit(make_state(step), step, {"row": step}, {}, held_out)
+        assert checkpoints.best() == 3
+    assert saved_steps(str(tmp_path)) == [3, 5]
+
+
 def test_the_best_is_kept_across_restarts(tmp_path):
     save_steps(tmp_path, [1, 2, 3], keep=1, losses={1: 1.0, 2: 2.0, 3: 3.0})
     assert save_steps(tmp_path, [4, 5], keep=1, losses={4: 4.0}) == [1, 5]

@@ -10,6 +10,7 @@ import pytest
 from flaxbert.phases import Phase
 from flaxbert.training.checkpoint import restore_params
 from flaxbert.training.loop import Outcome, Streams, train
+from flaxbert.training.profile import is_missed
 
 TIMES = {"seconds", "save_seconds", "sequences_per_second", "tokens_per_second", "mfu"}
 LENGTHS, ROWS = (16, 12), (8, 4)
@@ -106,3 +107,11 @@ def test_steps_are_profiled_on_request(with_train, streams_of, tmp_path):
     experiment = with_train(profile_steps="3:5", steps=6)
     train(experiment, str(tmp_path), streams_of())
     assert list((tmp_path / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb"))
+
+
+def test_a_profile_of_steps_that_are_past_is_told_of_unless_it_was_made(tmp_path):
+    assert not is_missed(range(0), str(tmp_path), 9)
+    assert not is_missed(range(3, 5), str(tmp_path), 3), "step 4 is still to come"
+    assert is_missed(range(3, 5), str(tmp_path), 4)
+    (tmp_path / "tensorboard" / "plugins" / "profile" / "then").mkdir(parents=True)
+    assert not is_missed(range(3, 5), str(tmp_path), 4)

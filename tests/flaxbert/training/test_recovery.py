@@ -199,6 +199,15 @@ def test_without_a_whole_checkpoint_nothing_begins_anew(run):
         save_steps(run, [])
 
 
+@pytest.mark.parametrize("left", ["no folder", "an empty folder"])
+def test_a_run_whose_checkpoints_were_taken_away_does_not_begin_anew(run, left):
+    shutil.rmtree(run / "checkpoints")
+    if left == "an empty folder":
+        (run / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="run/checkpoints held checkpoints and holds none now: put them back"):
+        save_steps(run, [])
+
+
 @pytest.mark.parametrize("made", ["", "checkpoints", "checkpoints/5.orbax-checkpoint-tmp/state"])
 def test_a_run_that_saved_nothing_begins_anew(tmp_path, made):
     (tmp_path / made).mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from flaxbert.config import Experiment, from_dict
 from flaxbert.phases import Phase
 from flaxbert.training import run
 from flaxbert.training.lock import check_no_launch, only_launch
+from flaxbert.training.recovery import SAVED, mark_saved
 from flaxbert.training.run import MAY_CHANGE, begin_or_resume, check_run, check_same, describe_changes, read_run
 
 SENTENCES = ["the quick brown fox jumps over the lazy dog", "a function takes arguments and returns a value"] * 5
@@ -31,7 +32,9 @@ def corpus(tokenizer):
 
 @pytest.fixture
 def begun(tmp_path, experiment, corpus, tokenizer):
+    """A run that has saved a checkpoint, if we are to believe its mark."""
     begin_or_resume(str(tmp_path / "run"), experiment, corpus, tokenizer[0])
+    mark_saved(tmp_path / "run" / "checkpoints")
     return tmp_path / "run"
 
 
@@ -103,7 +106,7 @@ def test_what_a_run_is_made_of_is_recorded(begun, experiment, corpus, tokenizer)
     assert recorded["format_version"] == 1
     assert {"flaxbert", "jax", "flax", "optax", "orbax-checkpoint"} <= recorded["versions"].keys()
     assert read_run(str(begun)).experiment == experiment
-    assert {path.name for path in begun.iterdir()} == {"config.json", "tokenizer"}
+    assert {path.name for path in begun.iterdir()} == {"config.json", "tokenizer", SAVED}
     assert (begun / "tokenizer" / "vocab.txt").read_bytes() == open(f"{tokenizer[0]}/vocab.txt", "rb").read()
 
 
@@ -123,6 +126,17 @@ def test_a_setting_that_may_not_change_is_refused_with_both_values(begun, experi
     assert snapshot(begun) == before
 
 
+def test_a_launch_that_saved_nothing_may_be_followed_by_one_with_other_settings(
+    begun, experiment, corpus, tokenizer
+):  # fmt: skip
+    """As where the first step exhausts the devices' memory: nothing is lost, and no other folder is needed."""
+    (begun / SAVED).unlink()
+    changed = with_field(experiment, "train.batch_size", 16)
+    assert check_run(str(begun), changed, corpus) is None
+    assert begin_or_resume(str(begun), changed, corpus, tokenizer[0]).experiment.train.batch_size == 16
+    assert read_run(str(begun)).changes == []
+
+
 def test_phases_may_not_change(begun, experiment, corpus, tokenizer):
     changed = dataclasses.replace(experiment, phases=OTHERS["phases"])
     with pytest.raises(ValueError, match=r"phases.0.steps was None and is now 5, .*phases.1.sequence_length was None"):
@@ -136,6 +150,7 @@ def test_of_phases_the_microbatches_and_the_end_may_change(tmp_path, experiment,
         return dataclasses.replace(experiment, train=train, phases=phases)
 
     begin_or_resume(str(tmp_path), phased(), corpus, tokenizer[0])
+    mark_saved(tmp_path / "checkpoints")
     for change in (phased(microbatches=2), phased(steps=20)):
         assert check_run(str(tmp_path), change, corpus)
     with pytest.raises(ValueError, match="phases.1.batch_size was None and is now 4"):
@@ -147,7 +162,7 @@ def test_a_setting_that_may_change_is_recorded_anew(begun, experiment, corpus, t
     changed = with_field(experiment, name, OTHERS[name])
     assert begin_or_resume(str(begun), changed, corpus, tokenizer[0]).experiment == changed
     assert read_run(str(begun)).experiment == changed
-    assert not list(begun.glob(".*"))
+    assert [path.name for path in begun.glob(".*")] == [SAVED], "no file half written"
 
 
 def test_what_launches_changed_is_kept_with_the_step_it_counts_from(begun, experiment, corpus, tokenizer, monkeypatch):
