@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from data_pipeline.config import DataConfig
-from flaxbert import flags
+from flaxbert import flags, joins
 from flaxbert.commands import (
     Attention, Doctor, Embed, Evaluate, Export, FillMask, Finetune, Import, Plan, Predict, Prepare, Pretrain,
     Quickstart, Report,
@@ -44,7 +44,7 @@ def _pretrain(arguments: Pretrain, stop: Callable[[], bool]) -> int:
 
     # Before JAX is imported: a mistyped path is told of at once.
     corpus = open_corpus(arguments.corpus, arguments.verify)
-    experiment, facts = with_vocabulary(arguments.settings, corpus.vocab_size), _corpus_facts(corpus)
+    experiment, facts = with_vocabulary(arguments.settings, corpus.vocab_size), joins.corpus_facts(corpus)
 
     from flaxbert.training.distributed import joined
     from flaxbert.training.lock import check_no_launch
@@ -76,7 +76,7 @@ def _train(
         begin, told = _begin_with(init, experiment, corpus)
     if first:  # it alone speaks and writes, but for the checkpoints, which all write together
         check_space(workdir, state_bytes)
-        for sentence in [*_outlook(corpus, experiment), *describe_changes(changed or {}), *told]:
+        for sentence in [*joins.outlook(corpus, experiment), *describe_changes(changed or {}), *told]:
             print(sentence, file=sys.stderr)
     with only_launch(workdir) if first else contextlib.nullcontext():
         if first:
@@ -85,7 +85,7 @@ def _train(
         if not first:
             check_same(workdir, experiment, facts, init)
         try:
-            outcome = train(experiment, workdir, _streams(corpus, experiment), stop, begin)
+            outcome = train(experiment, workdir, joins.streams(corpus, experiment), stop, begin)
         except DeviceMemoryError as error:
             raise ValueError(f"{error}: {_what_would_fit(error.experiment, error.phase)}") from error
     return STOPPED if outcome.stopped else DONE
@@ -102,20 +102,6 @@ def _what_would_fit(experiment: Experiment, phase: int | None) -> str:
     if jax.process_count() > 1:  # the others end in seconds: there is no time to compile
         return f"a larger {own}microbatches, a smaller {own}batch-size or `flaxbert plan` help"
     return what_would_fit(experiment, make_mesh(experiment.mesh)).replace("--train.", own)
-
-
-def _outlook(corpus: Any, experiment: Experiment) -> list[str]:
-    """What the corpus has to say of each phase of a run."""
-    from data_pipeline.statistics import outlook
-    from flaxbert.phases import parts
-
-    sentences = []
-    for number, part in enumerate(parts(experiment)):
-        train, data = part.experiment.train, part.experiment.data
-        if experiment.phases:
-            sentences.append(f"phase {number + 1}, from step {part.first_step:,} on:")
-        sentences += outlook(corpus, data, train.batch_size, train.seed, evaluated=train.eval_every > 0)
-    return sentences
 
 
 def _begin_with(model: str, experiment: Experiment, corpus: Any) -> tuple[Any, list[str]]:
@@ -166,7 +152,7 @@ def export(arguments: Export) -> int:
 
     run(
         arguments.model, arguments.output, arguments.step, arguments.architecture, arguments.dtype,
-        _held_out_batch(arguments.model),
+        joins.held_out_batch(arguments.model),
     )
     return DONE
 
@@ -183,11 +169,18 @@ def import_(arguments: Import) -> int:
 
 
 def evaluate(arguments: Evaluate) -> int:
-    from data_pipeline.store import open_corpus
+    if arguments.examples is not None:
+        from flaxbert.finetuning.evaluation import evaluate_file
+        from flaxbert.tools.evaluate import show
+
+        show(evaluate_file(arguments.model, arguments.examples), arguments.json)
+        return DONE
+    with joins.corpus_to_evaluate(arguments.model, arguments.corpus, arguments.text) as (corpus, split):
+        return _evaluate(arguments, corpus, split)
+
+
+def _evaluate(arguments: Evaluate, corpus: Any, split: str) -> int:
     from data_pipeline.stream import batches
-
-    corpus = open_corpus(arguments.corpus)
-
     from flaxbert.interop.huggingface_tokenizer import check_same, read_tokenizer
     from flaxbert.tools import evaluate as tool
     from flaxbert.tools.load import load
@@ -198,10 +191,18 @@ def evaluate(arguments: Evaluate) -> int:
         raise ValueError(
             f"data.sequence_length {arguments.data.sequence_length} exceeds the model's {model.config.max_length}"
         )
-    held_out = batches(
-        corpus, arguments.data, batch_size=arguments.batch_size, seed=0, split="validation", epochs=1
-    )
-    found = tool.evaluate(model, (batch for batch, _ in held_out), arguments.batches)
+
+    def drawn(data: DataConfig) -> Iterator[Any]:
+        found = batches(corpus, data, batch_size=arguments.batch_size, seed=0, split=split, epochs=1)
+        return (batch for batch, _ in found)
+
+    found = tool.evaluate(model, drawn(arguments.data), arguments.batches)
+    if arguments.pseudo_perplexity:
+        from flaxbert.tools.pseudo_perplexity import pseudo_perplexity
+
+        # Whole texts: of a pair one half may be a stranger to the other.
+        alone = dataclasses.replace(arguments.data, pairing="none", packing=1)
+        found |= pseudo_perplexity(model, drawn(alone), arguments.pseudo_perplexity)
     tool.show(found, arguments.json)
     return DONE
 
@@ -260,7 +261,7 @@ def report(arguments: Report) -> int:
     from flaxbert.tools.report import write_report
 
     write_report(
-        arguments.run, arguments.more, arguments.output, _unigram_entropy,
+        arguments.run, arguments.more, arguments.output, joins.unigram_entropy,
         lambda sentence: print(sentence, file=sys.stderr),
     )
     return DONE
@@ -354,116 +355,14 @@ def _parse(kind: Any, name: str, argv: list[str]) -> Any:
         elif kind is Plan:
             default = Plan(argv[0], settings=flags.load_experiment(argv[0]))
         else:
-            default = Evaluate(argv[0], tyro.MISSING, _data_of(argv[0]))
+            default = Evaluate(argv[0], data=joins.data_of(argv[0]))
     arguments = flags.parse(kind, f"flaxbert {name}", argv, default)
     if kind in (Pretrain, Plan):
         flags.check_effect(arguments.settings, default.settings if default is not None else arguments.settings)
     return arguments
 
 
-def _data_of(model: str) -> DataConfig:
-    """How a run's own evaluations draw their sequences; of another model nothing is known but its length."""
-    from flaxbert.interop.huggingface_config import CONFIG, read_config
-    from flaxbert.tools.load import is_run
-    from flaxbert.training.run import read_run
-
-    if is_run(pathlib.Path(model)):
-        return _last_data(model, read_run(model).experiment)
-    if not (pathlib.Path(model) / CONFIG).is_file():
-        return DataConfig()  # no model: told of by its loading
-    return DataConfig(sequence_length=min(DataConfig().sequence_length, read_config(model).config.max_length))
-
-
-def _last_data(workdir: str, experiment: Experiment) -> DataConfig:
-    """How the phase of a run's newest checkpoint draws its sequences."""
-    from flaxbert.phases import part_of
-    from flaxbert.training.recovery import saved_steps
-
-    data: DataConfig = part_of(experiment, max(saved_steps(workdir), default=0)).experiment.data
-    return data
-
-
 def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
-
-
-def _corpus_facts(corpus: Any) -> dict[str, Any]:
-    """What a run remembers of its corpus."""
-    from data_pipeline.statistics import count
-
-    counts = {split: count(corpus, split) for split in corpus.blocks}
-    return {
-        "path": str(pathlib.Path(corpus.path).absolute()),
-        "fingerprint": corpus.fingerprint,
-        "tokenizer_fingerprint": corpus.tokenizer_fingerprint,
-        **counts,
-    }
-
-
-def _held_out_batch(model: str) -> dict[str, Any] | None:
-    """Held-out text of a run's own corpus, masked as in its evaluation; None where model or corpus is not there."""
-    from data_pipeline.stream import first_batch
-    from flaxbert.tools.load import is_run
-    from flaxbert.training.run import read_run
-
-    if not is_run(pathlib.Path(model)):
-        return None
-    run = read_run(model)
-    corpus = _corpus_of(run)
-    if corpus is None:
-        return None
-    try:
-        return first_batch(corpus, _last_data(model, run.experiment), 4, "validation")
-    except ValueError:
-        return None  # too little held-out text for a batch
-
-
-def _unigram_entropy(run: Any) -> float | None:
-    """That of a run's held-out text in nats; None where the corpus is not there any more, or holds none out."""
-    from data_pipeline.statistics import unigram_entropy
-
-    corpus = _corpus_of(run)
-    return unigram_entropy(corpus, "validation") if corpus is not None and corpus.blocks["validation"] else None
-
-
-def _corpus_of(run: Any) -> Any:
-    """The corpus of a `RunConfig`; None where it is moved, deleted or another since."""
-    from data_pipeline.store import open_corpus
-
-    try:
-        corpus = open_corpus(run.corpus["path"])
-    except ValueError:
-        return None
-    return corpus if corpus.fingerprint == run.corpus["fingerprint"] else None
-
-
-def _streams(corpus: Any, experiment: Experiment) -> Any:
-    """The corpus's streams as the loop takes them. A phase whose sequences are drawn in another way begins an epoch."""
-    from data_pipeline.stream import batches
-    from data_pipeline.windows import Position
-    from flaxbert.phases import parts
-    from flaxbert.sharding import host_share, make_mesh
-    from flaxbert.training.loop import Streams
-
-    phases = [part.experiment for part in parts(experiment)]
-    index, count = host_share(make_mesh(experiment.mesh))
-
-    def draw(phase: int, **options: Any) -> Iterator[Any]:
-        size = phases[phase].train.batch_size
-        return batches(corpus, phases[phase].data, batch_size=size, host_index=index, host_count=count, **options)
-
-    def train(phase: int, position: dict[str, int] | None) -> Iterator[Any]:
-        found = dict(position or {"phase": phase})
-        before = found.pop("phase")
-        start = Position(**found)
-        if phases[before].data != phases[phase].data:
-            start = Position(start.epoch + 1)
-        for batch, after in draw(phase, seed=experiment.train.seed, position=start):
-            yield batch, {"phase": phase, **after._asdict()}
-
-    def validation(phase: int) -> Iterator[Any]:
-        return (batch for batch, _ in draw(phase, seed=0, split="validation", epochs=1))
-
-    return Streams(train, validation)

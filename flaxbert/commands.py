@@ -166,19 +166,36 @@ class Import:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Print a model's losses on the held-out documents of a prepared corpus."""
+    """Print a model's losses on held-out documents or on any text, or what a fine-tuned model scores."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run's folder, an export, or a Hugging Face folder."""
-    corpus: str
-    """A prepared corpus whose tokenizer is the model's."""
+    """A run's folder, an export, or a Hugging Face folder; with --examples, a folder of flaxbert finetune."""
+    corpus: str | None = None
+    """A prepared corpus whose tokenizer is the model's: its held-out documents."""
+    text: tuple[str, ...] = ()
+    """Files of text, as `flaxbert prepare` reads them: all of it."""
+    examples: str | None = None
+    """A labelled file of a fine-tuned model's task."""
     data: DataConfig = DataConfig()
     batch_size: int = 32
     """Rows in a batch. Which sequences are drawn does not depend on it."""
     batches: int | None = None
     """How many to evaluate. None: all."""
+    pseudo_perplexity: int = 0
+    """Guess each token of so many sequences from all the others too (Salazar et al. 2020): as many forward passes
+    as a sequence has tokens."""
     json: bool = False
     """One line of JSON in place of a table."""
+
+    def __post_init__(self) -> None:
+        named = [f"--{name}" for name in ("corpus", "text", "examples") if getattr(self, name)]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} exclude each other")
+        if self.pseudo_perplexity < 0:
+            raise ValueError(f"--pseudo-perplexity {self.pseudo_perplexity} is negative")
+        for name in ("batches", "pseudo_perplexity"):
+            if self.examples is not None and getattr(self, name):
+                raise ValueError(f"--{name.replace('_', '-')} is of no use with --examples")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,6 +296,8 @@ class Finetune:
     """The column of the label."""
     frozen: bool = False
     """Train the output layer alone."""
+    bilstm_layers: str | None = None
+    """Such as -4,-3,-2,-1: tag by a BiLSTM over these layers of a frozen encoder, as section 5.3 of the paper does."""
     fresh: bool = False
     """Begin with random parameters: what did pretraining bring?"""
     train_examples: int | None = None

@@ -43,12 +43,14 @@ def check_effect(settings: Experiment, before: Experiment) -> None:
 
 
 def _head_of(page: str) -> str:
-    """The first paragraph of tyro's boxed page, and its suggestion, as one sentence."""
-    lines = [line.strip("│ ") for line in page.splitlines() if line.startswith("│")]
-    parts = [part.strip() for part in re.split(r"─{5,}", "\n".join(lines))]
+    """The first paragraph of tyro's boxed page, and its suggestion, as one sentence. Where the output is not in
+    Unicode, the box is of spaces and hyphens.
+    """
+    lines = [line.strip("│ ") for line in page.splitlines()[1:] if not line.startswith("╰")]
+    parts = [part.strip() for part in re.split(r"^[─-]{5,}$", "\n".join(lines), flags=re.MULTILINE) if part.strip()]
     if parts[0].startswith("Missing from"):
         return "missing " + ", ".join(re.findall(r"^\s*(--\S+|[A-Z.]{3,}$)", parts[0].partition(":")[2], re.MULTILINE))
-    head = re.sub(r"^Error parsing settings\.\w+: ", "", " ".join(parts[0].split()))
+    head = re.sub(r"^Error parsing [\w.]+: ", "", " ".join(parts[0].split()))
     meant = re.search(r"(?:Perhaps you meant:|similar to \S+:)\s+(--\S+)", page.replace("│", ""))
     return head + (f" (did you mean {meant.group(1)}?)" if meant else "")
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -18,6 +19,9 @@ os.environ.setdefault("USE_TF", "0")
 # Linux grants a process 65,530 mappings of memory. Each program that XLA keeps for a CPU takes some hundreds, and one
 # too many ends the process with a segmentation fault.
 MOST_MAPPINGS = 25_000
+
+# A shell starts what runs in its background deaf to Ctrl-C, and so would be what the tests start to interrupt it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = pathlib.Path(os.environ.get("FLAXBERT_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
 

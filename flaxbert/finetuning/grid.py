@@ -13,7 +13,7 @@ from flaxbert.finetuning.forms import Examples
 from flaxbert.finetuning.metrics import rank, references, score
 from flaxbert.finetuning.objective import output_count
 from flaxbert.finetuning.predictions import answers, predictions
-from flaxbert.finetuning.saved import TaskFile, model_card, settle_model, write_model
+from flaxbert.finetuning.saved import BEST, TaskFile, model_card, settle_model, write_model
 from flaxbert.finetuning.spans import best_threshold
 from flaxbert.finetuning.step import TuningFunctions, build_functions
 from flaxbert.finetuning.tables import Columns
@@ -24,7 +24,6 @@ from flaxbert.training.files import write_atomically
 from flaxbert.training.lock import LOCK
 
 SETTINGS = "config.json"
-BEST = "best"
 
 Result = dict[str, Any]
 
@@ -52,6 +51,8 @@ class Grid(NamedTuple):
     frozen: bool = False
     fresh: bool = False
     """Begin with new parameters in place of the pretrained ones."""
+    bilstm_layers: tuple[int, ...] = ()
+    """The layers of a frozen encoder that a BiLSTM reads; none: an ordinary output layer."""
 
 
 def cells_of(
@@ -83,7 +84,7 @@ def _run_cell(
     grid: Grid, cell: Cell, others: Sequence[Result], stop: Callable[[], bool], say: Callable[[str], None]
 ) -> Result:
     labels = grid.splits["train"].examples.labels
-    start = begin(grid.pretrained, grid.task, labels, cell.seed, grid.fresh)
+    start = begin(grid.pretrained, grid.task, labels, cell.seed, grid.fresh, len(grid.bilstm_layers))
     functions, predictor = (_functions(grid, rows) for rows in (cell.batch_size, PREDICTION_ROWS))
 
     def stopped() -> None:
@@ -98,7 +99,9 @@ def _run_cell(
     scores = score(grid.task, said, references(grid.splits["dev"].examples))
     say("    dev " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     result = _result(cell, found, scores, threshold)
-    facts = TaskFile(grid.task, labels, grid.columns, grid.task.max_length, threshold, scores, cell.name)
+    facts = TaskFile(
+        grid.task, labels, grid.columns, grid.task.max_length, threshold, scores, cell.name, grid.bilstm_layers
+    )
     if all(rank(grid.task, scores) > rank(grid.task, other["dev"]) for other in others):
         card = model_card(grid.workdir.name, start, grid.init, facts, dataclasses.asdict(cell))
         write_model(grid.workdir / BEST, start, found.params, grid.tokenizer, facts, card)
@@ -112,8 +115,9 @@ def _run_cell(
 def _functions(grid: Grid, rows: int) -> TuningFunctions:
     outputs = output_count(grid.task.kind, len(grid.splits["train"].examples.labels))
     return build_functions(
-        grid.task.kind, grid.pretrained.config, outputs, rows, grid.optimizer, grid.compute_dtype, grid.frozen
-    )
+        grid.task.kind, grid.pretrained.config, outputs, rows, grid.optimizer, grid.compute_dtype, grid.frozen,
+        grid.bilstm_layers,
+    )  # fmt: skip
 
 
 def _answers(

@@ -11,13 +11,14 @@ from flaxbert.config import OptimizerConfig
 from flaxbert.finetuning.examples import read_examples
 from flaxbert.finetuning.files import find_files
 from flaxbert.finetuning.forms import Examples
-from flaxbert.finetuning.grid import BEST, Grid, cells_of, check_settings, search, write_settings
+from flaxbert.finetuning.grid import Grid, cells_of, check_settings, search, write_settings
 from flaxbert.finetuning.metrics import references
 from flaxbert.finetuning.results import show, summarize
-from flaxbert.finetuning.saved import read_task, task_for
+from flaxbert.finetuning.saved import BEST, read_task, task_for
 from flaxbert.finetuning.tables import Columns
 from flaxbert.finetuning.tasks import Task, find_task
 from flaxbert.finetuning.tuning import Cell, Split, read_split
+from flaxbert.tools.embed import parse_layers
 from flaxbert.tools.load import is_run, load
 from flaxbert.training.lock import only_launch
 
@@ -29,6 +30,7 @@ def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], N
     columns = Columns(arguments.first, arguments.second, arguments.label)
     examples = _examples(arguments, task, columns, say)
     model = load(arguments.init)
+    layers = _bilstm_layers(arguments, task, model.config.num_layers)
     task = task_for(task, _max_length(arguments, task, model.config.max_length))
     for each in examples.values():
         for sentence in each.remarks:
@@ -42,12 +44,20 @@ def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], N
     optimizer = OptimizerConfig(name=arguments.optimizer, weight_decay=arguments.weight_decay)
     grid = Grid(
         task, init.resolve().name, model.checkpoint, init / "tokenizer" if is_run(init) else init, splits, columns,
-        workdir, optimizer, arguments.compute_dtype, arguments.frozen, arguments.fresh,
+        workdir, optimizer, arguments.compute_dtype, arguments.frozen, arguments.fresh, layers,
     )  # fmt: skip
     with only_launch(arguments.workdir):
         write_settings(workdir, settings)
         results = search(grid, cells, stop, say)
         show(task, summarize(task, results, read_task(workdir / BEST).cell), workdir)
+
+
+def _bilstm_layers(arguments: Finetune, task: Task, num_layers: int) -> tuple[int, ...]:
+    if arguments.bilstm_layers is None:
+        return ()
+    if task.kind != "tagging":
+        raise ValueError(f"--bilstm-layers is for tagging, and task {task.name} is none")
+    return parse_layers(arguments.bilstm_layers, num_layers, "--bilstm-layers")
 
 
 def _cells(arguments: Finetune, task: Task) -> list[Cell]:
@@ -111,7 +121,7 @@ def _check_segments(splits: dict[str, Split], segment_types: int) -> None:
 
 def _settings(arguments: Finetune, task: Task, model: Any, splits: dict[str, Split]) -> dict[str, Any]:
     """What makes the results of a cell what they are; the grid itself may grow."""
-    kept = ("frozen", "fresh", "optimizer", "weight_decay", "compute_dtype", "train_examples")
+    kept = ("frozen", "fresh", "optimizer", "weight_decay", "compute_dtype", "train_examples", "bilstm_layers")
     return {
         "task": task.name, "init": str(Path(arguments.init).absolute()), "weights": _digest(model.params),
         "max_length": task.max_length, "labels": list(splits["train"].examples.labels),

@@ -19,6 +19,7 @@ ARCHITECTURE = {
     "qa": "BertForQuestionAnswering",
     "multiple_choice": "BertForMultipleChoice",
 }
+TAGGER = "tagger"  # the place of a BiLSTM in the parameter tree, where others have a `head`
 POOLED = ("classification", "regression", "multiple_choice")
 
 

@@ -21,6 +21,7 @@ from flaxbert.finetuning.saved import TaskFile, read_model
 from flaxbert.finetuning.step import TuningFunctions, build_functions
 from flaxbert.finetuning.tasks import Task
 from flaxbert.finetuning.tuning import predict
+from flaxbert.tools.load import Model
 
 STANDARD = "-"
 _LINES = 1024  # of standard input that are read before they are answered
@@ -32,14 +33,20 @@ def predict_file(model: str, source: str, output: str) -> None:
     Raises ValueError for a folder without a fine-tuned model, and naming file and line for what cannot be read.
     """
     loaded, facts = read_model(model)
-    functions = build_functions(
-        facts.task.kind, loaded.config, output_count(facts.task.kind, len(facts.labels)), 1, OptimizerConfig()
-    )
+    functions = functions_of(loaded, facts)
     with _opened(output) as file:
         for examples in _parts(source, facts):
             for line in said(examples, loaded, facts, functions):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
+
+
+def functions_of(model: Model, facts: TaskFile, rows: int = 1) -> TuningFunctions:
+    """The compiled functions of a fine-tuned model, for batches of a multiple of `rows`."""
+    outputs = output_count(facts.task.kind, len(facts.labels))
+    return build_functions(
+        facts.task.kind, model.config, outputs, rows, OptimizerConfig(), bilstm_layers=facts.bilstm_layers
+    )
 
 
 def said(examples: Examples, model: Any, facts: TaskFile, functions: TuningFunctions) -> list[dict[str, Any]]:

@@ -7,18 +7,24 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flaxbert.finetuning.forms import write_labels
+from flaxbert.finetuning.objective import TAGGER
 from flaxbert.finetuning.tables import Columns
 from flaxbert.finetuning.tasks import Task, find_task
 from flaxbert.interop import huggingface
 from flaxbert.interop.architectures import Checkpoint
+from flaxbert.interop.safetensors_files import WEIGHTS, open_tensors, write_tensors
 from flaxbert.tools.load import Model, load
 from flaxbert.tools.written import check_written
 from flaxbert.training.files import write_atomically
 
 TASK = "task.json"
+BEST = "best"
 FORMAT_VERSION = 1
 
 
@@ -36,18 +42,25 @@ class TaskFile(NamedTuple):
     """On the development set."""
     cell: str
     """Which place of the grid it is."""
+    bilstm_layers: tuple[int, ...] = ()
+    """The layers that a BiLSTM reads, whose parameters stand in a file of their own; none: an ordinary output layer."""
 
 
 def write_model(folder: Path, start: Checkpoint, params: Any, tokenizer: Path, facts: TaskFile, card: str) -> None:
     """Writes `folder` in the place of an older one: the export of a model that was read back and says the same, its
-    labels and its task. After a kill in between, `settle_model` ends what was begun.
+    labels and its task. Beside an encoder with a BiLSTM, which no class of transformers has, that stands in a file of
+    its own. After a kill in between, `settle_model` ends what was begun.
     """
     fresh = _beside(folder)
     shutil.rmtree(fresh, ignore_errors=True)
-    checkpoint = start._replace(params=params)
+    checkpoint = start._replace(params={name: part for name, part in params.items() if name != TAGGER})
     check = check_written(checkpoint, jnp.float32, None, [])
     huggingface.export(checkpoint, tokenizer, fresh, card, check=check)
     write_labels(fresh, facts.labels)
+    if TAGGER in params:
+        (fresh / TAGGER).mkdir()
+        tensors = flatten_dict(jax.tree.map(np.asarray, params[TAGGER]), sep=".")
+        write_tensors(fresh / TAGGER / WEIGHTS, tensors)
     found = {"format_version": FORMAT_VERSION, **facts._asdict(), "task": facts.task.name}
     write_atomically(fresh / TASK, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     settle_model(folder)
@@ -65,15 +78,24 @@ def _beside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.new")
 
 
+def is_tuned(folder: Path) -> bool:
+    """Whether it is the folder of a fine-tuned model, or of the grid that it is the best of."""
+    return (folder / TASK).is_file() or (folder / BEST / TASK).is_file()
+
+
 def read_model(folder: str | os.PathLike[str]) -> tuple[Model, TaskFile]:
     """A fine-tuned model and its task: of a folder that `write_model` wrote, or of the grid that it is the best of.
 
     Raises ValueError where there is none.
     """
     path = Path(folder)
-    path = path if (path / TASK).is_file() or not (path / "best" / TASK).is_file() else path / "best"
-    facts = read_task(path)
-    return load(path), facts
+    path = path / BEST if not (path / TASK).is_file() and is_tuned(path) else path
+    facts, model = read_task(path), load(path)
+    if facts.bilstm_layers:
+        with open_tensors(path / TAGGER) as tensors:
+            tagger = unflatten_dict({name: tensor.read() for name, tensor in tensors.items()}, sep=".")
+        model = model._replace(params=model.params | {TAGGER: tagger})
+    return model, facts
 
 
 def read_task(path: Path) -> TaskFile:
@@ -85,8 +107,8 @@ def read_task(path: Path) -> TaskFile:
         if found.pop("format_version") != FORMAT_VERSION:
             raise ValueError("of another version of flaxbert")
         task = task_for(find_task(found["task"]), found["max_length"])
-        labels, columns = tuple(found["labels"]), Columns(*found["columns"])
-        return TaskFile(**{**found, "task": task, "labels": labels, "columns": columns})
+        labels, columns, layers = tuple(found["labels"]), Columns(*found["columns"]), tuple(found["bilstm_layers"])
+        return TaskFile(**{**found, "task": task, "labels": labels, "columns": columns, "bilstm_layers": layers})
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / TASK} is damaged: {error}") from None
 
@@ -98,9 +120,13 @@ def model_card(name: str, start: Checkpoint, source: str, facts: TaskFile, setti
     header = ModelCardData(library_name="transformers", tags=["bert", "flaxbert", facts.task.kind]).to_yaml()
     scores = "\n".join(f"| {metric} | {value:.4f} |" for metric, value in facts.scores.items())
     chosen = "\n".join(f"| {field.replace('_', ' ')} | {value} |" for field, value in settings.items())
+    kind = start.architecture
+    if facts.bilstm_layers:
+        layers = ", ".join(map(str, facts.bilstm_layers))
+        kind = f"BiLSTM (`{TAGGER}/`, read by flaxbert alone) over layers {layers} of the unchanged {kind}"
     return (
         f"---\n{header}\n---\n\n# {name}\n\n`{source}` fine-tuned by flaxbert for the task {facts.task.name} "
-        f"({facts.task.kind}): a {start.architecture} of {start.config.num_layers} layers, hidden size "
+        f"({facts.task.kind}): a {kind} of {start.config.num_layers} layers, hidden size "
         f"{start.config.hidden_size}, for rows of up to {facts.max_length} tokens.\n\n"
         f"On the development set, which also chose it among the runs of its grid:\n\n| | |\n|---|---|\n{scores}\n\n"
         f"Trained with:\n\n| | |\n|---|---|\n{chosen}\n"

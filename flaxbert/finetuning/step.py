@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxbert.config import MeshConfig, ModelConfig, OptimizerConfig
-from flaxbert.finetuning.objective import POOLED, logits_of, loss_sum
+from flaxbert.finetuning.objective import POOLED, TAGGER, logits_of, loss_sum
 from flaxbert.finetuning.tasks import Kind
-from flaxbert.model.finetuning import BertWithHead
+from flaxbert.model.finetuning import BertWithBiLstm, BertWithHead
 from flaxbert.sharding import batch_sharding, make_mesh
 from flaxbert.training.optimizer import make_optimizer
 
@@ -42,17 +42,20 @@ class TuningFunctions(NamedTuple):
 @functools.cache  # built twice, they would be compiled twice
 def build_functions(
     kind: Kind, config: ModelConfig, outputs: int, batch_size: int, optimizer: OptimizerConfig,
-    compute_dtype: str = "float32", frozen: bool = False,
+    compute_dtype: str = "float32", frozen: bool = False, bilstm_layers: tuple[int, ...] = (),
 ) -> TuningFunctions:  # fmt: skip
     """Compiles for as many of the local devices as divide the batch; each has a copy of the model.
 
     The learning rate comes with each step; of `optimizer`, the name, the moments, decay and clipping count. `frozen`:
-    the output layer alone is trained, and what it reads has no dropout.
+    the output layer alone is trained, and what it reads has no dropout. `bilstm_layers`: the model is a
+    `BertWithBiLstm` over these layers, and frozen.
     """
-    mesh = make_mesh(MeshConfig(), _devices(batch_size))
-    model = functools.partial(
-        BertWithHead, config, outputs, kind in POOLED, dtype=jnp.dtype(compute_dtype), frozen=frozen
-    )
+    mesh, dtype = make_mesh(MeshConfig(), _devices(batch_size)), jnp.dtype(compute_dtype)
+    frozen = frozen or bool(bilstm_layers)
+    if bilstm_layers:
+        model: Any = functools.partial(BertWithBiLstm, config, outputs, bilstm_layers, dtype=dtype)
+    else:
+        model = functools.partial(BertWithHead, config, outputs, kind in POOLED, dtype=dtype, frozen=frozen)
 
     def train(state: Tuned, batch: Batch, rate: Any, key: jax.Array) -> tuple[Tuned, jax.Array]:
         trained, fixed = divided(state.params, frozen)
@@ -82,7 +85,7 @@ def build_functions(
 
 def divided(params: Any, frozen: bool) -> tuple[Any, Any]:
     """(what is trained, what stays as it is) of a parameter tree."""
-    trained = {name: part for name, part in params.items() if name == "head" or not frozen}
+    trained = {name: part for name, part in params.items() if name in ("head", TAGGER) or not frozen}
     return trained, {name: part for name, part in params.items() if name not in trained}
 
 

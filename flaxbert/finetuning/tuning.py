@@ -13,12 +13,13 @@ from flaxbert.finetuning.batching import batches, bucket_lengths, steps_per_epoc
 from flaxbert.finetuning.encoding import encode
 from flaxbert.finetuning.features import Feature
 from flaxbert.finetuning.forms import Examples
-from flaxbert.finetuning.objective import ARCHITECTURE, output_count
+from flaxbert.finetuning.objective import ARCHITECTURE, TAGGER, output_count
 from flaxbert.finetuning.predictions import place_logits
 from flaxbert.finetuning.step import TuningFunctions
 from flaxbert.finetuning.tasks import Task
-from flaxbert.interop.architectures import Checkpoint
+from flaxbert.interop.architectures import ENCODER_ALONE, Checkpoint
 from flaxbert.interop.initialization import completed
+from flaxbert.model.finetuning import initialize_bilstm
 from flaxbert.training.schedule import learning_rate_schedule
 
 PREDICTION_ROWS = 64  # in a batch of prediction; the answers do not depend on it
@@ -66,15 +67,21 @@ def read_split(examples: Examples, task: Task, tokenizer: Any, max_length: int) 
     return Split(examples, encode(examples, task, tokenizer, max_length))
 
 
-def begin(pretrained: Checkpoint, task: Task, labels: Sequence[str], seed: int, fresh: bool) -> Checkpoint:
-    """The model before its first step: the encoder, and a new output layer; all of it new where `fresh`."""
+def begin(
+    pretrained: Checkpoint, task: Task, labels: Sequence[str], seed: int, fresh: bool, bilstm_layers: int = 0
+) -> Checkpoint:  # fmt: skip
+    """The model before its first step: the encoder, and a new output layer; all of it new where `fresh`. With a BiLSTM
+    over so many layers it is a BertModel, and `TAGGER` stands beside its parts.
+    """
     width = output_count(task.kind, len(labels))
     names = tuple(labels) if task.kind in ("classification", "tagging") else tuple(map(str, range(width)))
     kept = {name: part for name, part in pretrained.params.items() if name in ("encoder", "pooler")}
-    found, _ = completed(
-        pretrained._replace(params={} if fresh else kept, labels=names), ARCHITECTURE[task.kind], seed
-    )
-    return found
+    whole = pretrained._replace(params={} if fresh else kept, labels=names)
+    if not bilstm_layers:
+        return completed(whole, ARCHITECTURE[task.kind], seed)[0]
+    found, _ = completed(whole, ENCODER_ALONE, seed)
+    tagger = initialize_bilstm(pretrained.config, width, bilstm_layers, jax.random.key(seed))
+    return found._replace(params=found.params | {TAGGER: jax.tree.map(np.asarray, tagger)})
 
 
 def fine_tune(

@@ -19,10 +19,10 @@ class Architecture(NamedTuple):
     """The name there of the layer that we call `head`."""
 
 
-PRETRAINING = "BertForPreTraining"
+PRETRAINING, ENCODER_ALONE = "BertForPreTraining", "BertModel"
 ARCHITECTURES = {
     PRETRAINING: Architecture(("encoder", "pooler", "mlm", "nsp"), "AutoModelForPreTraining"),
-    "BertModel": Architecture(("encoder", "pooler"), "AutoModel"),
+    ENCODER_ALONE: Architecture(("encoder", "pooler"), "AutoModel"),
     "BertForMaskedLM": Architecture(("encoder", "mlm"), "AutoModelForMaskedLM"),
     "BertForNextSentencePrediction": Architecture(("encoder", "pooler", "nsp"), "AutoModelForNextSentencePrediction"),
     "BertForSequenceClassification": Architecture(

@@ -15,8 +15,8 @@ TOKENIZER = "tokenizer.json"
 VOCABULARY = "vocab.txt"
 
 _CONFIG = "tokenizer_config.json"
-_INFO = "tokenizer_info.json"  # what `flaxbert prepare` knows its own tokenizers by
-_EXTRAS = ("special_tokens_map.json", _INFO, "sentencepiece.model", VOCABULARY)
+INFO = "tokenizer_info.json"  # what `flaxbert prepare` knows its own tokenizers by
+_EXTRAS = ("special_tokens_map.json", INFO, "sentencepiece.model", VOCABULARY)
 
 _BERT = ("BertTokenizer", "BertTokenizerFast")  # the classes of transformers with BERT's rule
 
@@ -111,7 +111,7 @@ def write_tokenizer(source: _Path, target: Path, config: ModelConfig, own: Token
     Where it is one that `flaxbert prepare` can use, it is written so that `prepare --tokenizer` takes the directory.
     """
     folder = Path(source)
-    if own is None and not (folder / _INFO).is_file():
+    if own is None and not (folder / INFO).is_file():
         own = _expressed(folder)
     if own is not None:
         own.save(target)
@@ -130,7 +130,7 @@ _FOREIGN = {"tokenizer_class": "PreTrainedTokenizerFast"}
 
 def is_own(folder: _Path) -> bool:
     """Whether `flaxbert prepare --tokenizer` takes the directory."""
-    return (Path(folder) / _INFO).is_file()
+    return (Path(folder) / INFO).is_file()
 
 
 def _expressed(folder: Path) -> Tokenizer | None:

@@ -81,16 +81,16 @@ def read_texts(source: str, columns: Columns) -> Examples:
     return read_examples(source, task, None, columns, labelled=columns.label is not None)
 
 
-def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
+def parse_layers(text: str, num_layers: int, flag: str = "--layers") -> tuple[int, ...]:
     """`-1` or `-4,-3,-2,-1` as places in [0, num_layers]; negative ones count from the last layer."""
     try:
         wished = [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--layers {text!r} is not a list of whole numbers with commas between them") from None
+        raise ValueError(f"{flag} {text!r} is not a list of whole numbers with commas between them") from None
     for number in wished:
         if not -num_layers - 1 <= number <= num_layers:
             raise ValueError(
-                f"--layers names {number}, and the model has {num_layers}: 0 is what the first one reads, "
+                f"{flag} names {number}, and the model has {num_layers}: 0 is what the first one reads, "
                 f"{num_layers} or -1 what the last one gives"
             )
     return tuple(number % (num_layers + 1) for number in wished)

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -46,7 +47,8 @@ def _add(config: ModelConfig, params: Any, sums: Sums, batch: dict[str, jax.Arra
 def show(found: dict[str, float], as_json: bool) -> None:
     """Prints what was found, as a table or as one line of JSON."""
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps({name: None if math.isnan(value) else value for name, value in found.items()}))
         return
+    width = max(map(len, found)) + 2
     for name, value in found.items():
-        print(f"{name:14}{value:10.4f}")
+        print(f"{name:{width}}" + (f"{value:10,d}" if isinstance(value, int) else f"{value:10.4f}"))

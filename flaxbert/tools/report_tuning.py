@@ -8,8 +8,12 @@ from typing import Any, NamedTuple
 from flaxbert.finetuning.grid import SETTINGS
 from flaxbert.finetuning.results import RESULTS, scored, shown
 
-_ORDINARY = {"frozen": False, "fresh": False, "optimizer": "adam", "compute_dtype": "float32", "train_examples": None}
+_ORDINARY = {
+    "frozen": False, "bilstm_layers": None, "fresh": False, "optimizer": "adam", "compute_dtype": "float32",
+    "train_examples": None,
+}  # fmt: skip
 _WORDS: dict[str, Callable[[Any], str]] = {
+    "bilstm_layers": lambda layers: f"tagged by a BiLSTM over layers {layers} of the frozen encoder",
     "frozen": lambda _: "the output layer alone is trained", "fresh": lambda _: "begun with random parameters",
     "optimizer": str, "compute_dtype": lambda kind: f"products in {kind}",
     "train_examples": lambda count: f"the first {count:,} examples",

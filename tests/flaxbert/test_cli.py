@@ -194,6 +194,18 @@ def test_a_mistake_in_a_flag_is_answered_in_one_sentence(refused, flags, words):
     assert [word for word in words if word not in said] == []
 
 
+@pytest.mark.parametrize("arguments, said", [
+    (["evaluate", "model", "--corpus", "c", "--text", "t"], "--corpus and --text exclude each other"),
+    (["pretrain", "bert_tiny"], "missing --corpus, --workdir"),
+    (["pretrain", "bert_tiny", "--corpus", "c", "--workdir", "w", "--train.stepz", "3"], "did you mean --train.steps?"),
+])  # fmt: skip
+def test_a_mistake_is_told_of_where_the_output_is_not_in_unicode_too(arguments, said):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "flaxbert", *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert found.returncode == cli.USER_ERROR and said in found.stderr and len(found.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", [["plan"], ["pretrain", "--corpus", "c", "--workdir", "w"]])
 def test_a_flag_that_every_phase_overrides_is_refused(refused, tmp_path, command):
     (tmp_path / "mine.py").write_text(

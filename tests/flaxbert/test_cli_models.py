@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from flaxbert import cli
+from flaxbert import cli, joins
 
 SIZES = (
     "--model.num-layers", "1", "--model.hidden-size", "16", "--model.num-heads", "2", "--model.max-length", "32",
@@ -76,6 +76,30 @@ def test_evaluation_of_a_run_and_of_its_export_equals_that_of_its_training(home,
         assert set(found) >= {"mlm_loss", "perplexity", "mlm_accuracy", "nsp_loss", "nsp_accuracy"}
 
 
+def test_any_text_is_evaluated_whole_with_the_models_own_tokenizer(home, capsys):
+    """As a corpus that holds out nothing would be, by the sequences of its training split."""
+    wanted = None
+    for model in (home / "run", home / "export"):
+        settings = ("--data.sequence-length", "32", "--pseudo-perplexity", "3", "--batch-size", "8")
+        found = evaluated(capsys, model, "--text", home / "two.txt", *settings)
+        assert found["pseudo_perplexity_tokens"] in range(30, 3 * 30 + 1)
+        assert found["pseudo_perplexity"] < 60 and found["nsp_loss"] > 0, "better than guessing, after twelve steps"
+        wanted = wanted or found
+        assert found == pytest.approx(wanted, rel=1e-5)
+    assert wanted["mlm_loss"] != validation(home / "run")[-1]["mlm_loss"]
+
+
+@pytest.mark.parametrize("flags, words", [
+    ((), "nothing to evaluate on: name a --corpus, files of --text, or --examples"),
+    (("--corpus", "c", "--text", "t"), "--corpus and --text exclude each other"),
+    (("--text", "nowhere.txt"), "nowhere.txt"), (("--pseudo-perplexity", "-1", "--corpus", "c"), "-1 is negative"),
+    (("--examples", "e", "--batches", "3"), "--batches is of no use with --examples"),
+    (("--examples", "e"), "has no task.json"),
+])  # fmt: skip
+def test_an_evaluation_of_nothing_or_of_two_things_is_refused(home, capsys, flags, words):
+    assert words in refused(capsys, "evaluate", home / "export", *flags)
+
+
 def test_a_model_meets_only_a_corpus_of_its_own_tokenizer(home, capsys, tmp_path):
     write_text(tmp_path / "three.txt", 3)
     settings = ("--tokenizer", "sentencepiece", "--vocab-size", "60", "--validation-fraction", "0.3")
@@ -121,8 +145,8 @@ def test_a_model_of_another_shape_is_refused_before_a_run_is_made(home, capsys, 
 
 def test_an_export_is_checked_on_the_runs_own_held_out_text(home, tmp_path, monkeypatch):
     seen = []
-    batch_of = cli._held_out_batch
-    monkeypatch.setattr(cli, "_held_out_batch", lambda model: seen.append(batch_of(model)) or seen[-1])
+    batch_of = joins.held_out_batch
+    monkeypatch.setattr(joins, "held_out_batch", lambda model: seen.append(batch_of(model)) or seen[-1])
     flaxbert("export", home / "run", tmp_path / "model")
     assert seen[0]["input_ids"].shape == (4, 32) and seen[0]["sequence_ids"].any()
     shutil.copytree(home / "run", tmp_path / "moved")

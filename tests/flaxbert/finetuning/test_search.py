@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipeline import tokenizer_training
+from data_pipeline.tokenizer import load as load_tokenizer
 from flaxbert import cli
 from flaxbert.config import PRESETS, OptimizerConfig
 from flaxbert.finetuning.batching import batches, make_batch
@@ -24,6 +24,7 @@ from flaxbert.finetuning.tasks import TASKS
 from flaxbert.finetuning.tuning import begin, predict, read_split
 from flaxbert.interop import huggingface
 from flaxbert.interop.architectures import Checkpoint
+from flaxbert.model.finetuning import BiLstm, initialize_bilstm
 from flaxbert.model.pretraining import initialize
 from flaxbert.tools.load import load
 
@@ -36,8 +37,10 @@ QUICK = ("--learning-rates", "2e-3", "--batch-sizes", "16", "--epochs", "10", "-
 def model(tmp_path_factory):
     """An export of one layer with parameters as they are before pretraining."""
     folder = tmp_path_factory.mktemp("pretrained")
-    words = [" ".join([*GOOD, *BAD, *OTHER, "what", "is", "0", "1", "2", "3"])] * 5
-    tokenizer_training.train("wordpiece", words, 95, lowercase=True).save(folder / "tokenizer")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, *GOOD, *BAD, *OTHER, "what", "is", "0", "1", "2", "3"]
+    (folder / "vocab.txt").write_text("\n".join([*words, *(f"[unused{n}]" for n in range(95 - len(words)))]) + "\n")
+    load_tokenizer(folder / "vocab.txt").save(folder / "tokenizer")
     small = dataclasses.replace(
         PRESETS["tiny"], vocab_size=95, hidden_size=32, num_layers=1, num_heads=2, feed_forward_size=64, max_length=32
     )
@@ -105,6 +108,13 @@ def finetune(task, model, data, workdir, *flags):
     return cli.main(["finetune", task, "--init", str(model), "--data", str(data), "--workdir", str(workdir), *flags])
 
 
+def evaluated(model, file):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert cli.main(["evaluate", str(model), "--examples", str(file), "--json", "True"]) == cli.DONE
+    return json.loads(printed.getvalue())
+
+
 def tags(folder):
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -116,6 +126,7 @@ def test_each_kind_of_task_is_learnt_and_predicted_as_it_was_scored(model, tmp_p
     assert finetune(kind, model, data, tmp_path / "run", *QUICK) == cli.DONE
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     assert found["best"]["dev"][metric] > 0.8, found["best"]
+    assert evaluated(tmp_path / "run", data / "dev.jsonl") == pytest.approx(found["best"]["dev"], rel=1e-4)
     scored = [json.loads(line) for line in (tmp_path / "run" / "cells").glob("*-dev.jsonl").__next__().open()]
     assert cli.main([
         "predict", str(tmp_path / "run"), str(data / "dev.jsonl"), "--output", str(tmp_path / "said.jsonl")
@@ -206,7 +217,39 @@ def test_columns_that_were_named_are_those_of_new_files_too(model, tmp_path, cap
     assert json.loads(capsys.readouterr().out)["prediction"] in ("0", "1")
 
 
+def test_a_bilstm_tags_by_the_features_of_an_encoder_that_stays_as_it_was(model, tmp_path, capsys):
+    """As section 5.3 of the paper. The encoder is loaded by transformers' class, the whole by flaxbert alone."""
+    data, run = write_data(tmp_path / "data", tagging), tmp_path / "run"
+    flags = ("--bilstm-layers", "0,-1", "--learning-rates", "1e-2", "--batch-sizes", "16", "--max-length", "16")
+    assert finetune("ner", model, data, run, *flags, "--epochs", "6") == cli.DONE
+    best = json.loads((run / "results.json").read_text())["best"]["dev"]
+    assert best["entity_f1"] > 0.8 and evaluated(run, data / "dev.jsonl") == pytest.approx(best, rel=1e-6)
+    before, after = load(model), load(run / "best")
+    assert after.architecture == "BertModel"
+    jax.tree.map(np.testing.assert_array_equal, after.params["encoder"], before.params["encoder"])
+    capsys.readouterr()
+    assert cli.main(["predict", str(run), str(data / "dev.jsonl")]) == cli.DONE
+    said = [json.loads(line)["prediction"] for line in capsys.readouterr().out.splitlines()]
+    kept = [json.loads(line)["prediction"] for line in next((run / "cells").glob("*-dev.jsonl")).open()]
+    assert said == kept
+    (run / "best" / "tagger" / "model.safetensors").write_bytes(b"cut off")
+    assert cli.main(["predict", str(run), str(data / "dev.jsonl")]) == cli.USER_ERROR
+    assert "tagger/model.safetensors is damaged or truncated" in capsys.readouterr().err
+
+
+def test_a_bilstm_reads_the_tokens_of_a_row_and_nothing_of_its_padding():
+    small = dataclasses.replace(PRESETS["tiny"], hidden_size=8)
+    tagger, params = BiLstm(8, 3), initialize_bilstm(small, 3, 2, jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (2, 6, 16))
+    both = tagger.apply({"params": params}, x, np.array([6, 4]))
+    alone = tagger.apply({"params": params}, x[1:, :4], np.array([4]))
+    np.testing.assert_allclose(both[1, :4], alone[0], atol=1e-6)
+    changed = tagger.apply({"params": params}, x.at[1, 3].add(1.0), np.array([6, 4]))
+    assert (np.abs(changed[1, :4] - both[1, :4]) > 1e-6).any(axis=1).all(), "each token hears of the last one"
+
+
 @pytest.mark.parametrize("flags, words", [
+    (("--bilstm-layers", "-1"), "--bilstm-layers is for tagging, and task classification is none"),
     (("--seeds", "0"), "--seeds 0 is not positive"), (("--epochs", "1,1"), "names a value twice"),
     (("--learning-rates", "5e-5;3e-5"), "is not a list of numbers"), (("--batch-sizes", "-1"), "not positive"),
     (("--max-length", "64"), "exceeds the model's 32"), (("--train-examples", "99"), "is not in [1, 32]"),

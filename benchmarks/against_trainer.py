@@ -1,0 +1,153 @@
+"""The same fine-tuning by flaxbert and by transformers' Trainer: equal weights, examples, batches, rates and epochs.
+
+    python -m benchmarks.against_trainer --init EXPORT --data SST-2 [--task sst2] [--learning-rate R] [--batch-size N]
+        [--epochs N] [--max-length N] [--seeds N] [--json RESULT.json]
+
+EXPORT is a folder that `flaxbert export` wrote: both begin with its encoder and a new output layer. Both take batches
+of as many rows, in an order of their own, padded to the longest row of a batch (flaxbert: to a multiple of it, so that
+few shapes are compiled); linear warm-up over a tenth of the steps, linear decay, weight decay 0.01, gradients clipped
+at norm 1; Adam as each has it, flaxbert's being the reference's, without bias correction. Seeds take turns: one by
+flaxbert, one by the Trainer. Speeds are those of training steps, with compilation apart and included. Needs torch and
+transformers.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from flaxbert.config import OptimizerConfig
+from flaxbert.finetuning.examples import read_examples
+from flaxbert.finetuning.files import find_files
+from flaxbert.finetuning.metrics import references, score
+from flaxbert.finetuning.objective import output_count
+from flaxbert.finetuning.predictions import predictions
+from flaxbert.finetuning.saved import task_for
+from flaxbert.finetuning.step import build_functions
+from flaxbert.finetuning.tasks import find_task
+from flaxbert.finetuning.tuning import PREDICTION_ROWS, Cell, begin, fine_tune, predict, read_split
+from flaxbert.tools.load import load
+
+Result = dict[str, float]
+
+
+class Setting:
+    """What both are given."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.init, self.rows, self.rate, self.epochs = (
+            arguments.init, arguments.batch_size, arguments.learning_rate, arguments.epochs
+        )  # fmt: skip
+        self.task = task_for(find_task(arguments.task), arguments.max_length)
+        paths = find_files(arguments.data, self.task)
+        self.train = read_examples(paths["train"], self.task)
+        self.dev = read_examples(paths["dev"], self.task, self.train.labels)
+
+
+def by_flaxbert(setting: Setting, seed: int) -> Result:
+    """One run of `flaxbert finetune`'s own functions."""
+    model, task = load(setting.init), setting.task
+    train, dev = (
+        read_split(examples, task, model.tokenizer, task.max_length) for examples in (setting.train, setting.dev)
+    )
+    outputs = output_count(task.kind, len(setting.train.labels))
+    functions = build_functions(task.kind, model.config, outputs, setting.rows, OptimizerConfig())
+    cell = Cell(setting.rate, setting.rows, setting.epochs, seed)
+    start = begin(model.checkpoint, task, setting.train.labels, seed, False)
+    found = fine_tune(cell, start, train.features, task, functions)
+    predictor = build_functions(task.kind, model.config, outputs, PREDICTION_ROWS, OptimizerConfig())
+    said = predictions(dev.examples, dev.features, predict(dev.features, found.params, predictor), task)
+    return score(task, said, references(dev.examples)) | {
+        "examples_per_second": found.examples_per_second, "seconds": found.seconds,
+    }  # fmt: skip
+
+
+def by_trainer(setting: Setting, seed: int) -> Result:
+    """One run of transformers' Trainer."""
+    import torch
+    from datasets import Dataset
+    from transformers import (
+        AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments,
+        set_seed,
+    )  # fmt: skip
+
+    set_seed(seed)
+    labels, tokenizer = setting.train.labels, AutoTokenizer.from_pretrained(setting.init)
+    model = AutoModelForSequenceClassification.from_pretrained(setting.init, num_labels=len(labels))
+
+    def encoded(examples: Any) -> Any:
+        texts = [[item.first for item in examples.items]]
+        if setting.task.second:
+            texts.append([item.second for item in examples.items])
+        columns = dict(tokenizer(*texts, truncation=True, max_length=setting.task.max_length))
+        return Dataset.from_dict(columns | {"labels": [labels.index(item.label) for item in examples.items]})
+
+    train, dev = encoded(setting.train), encoded(setting.dev)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(
+            folder, per_device_train_batch_size=setting.rows, per_device_eval_batch_size=PREDICTION_ROWS,
+            learning_rate=setting.rate, num_train_epochs=setting.epochs, warmup_steps=0.1, weight_decay=0.01,
+            adam_epsilon=1e-6, seed=seed, report_to=[], save_strategy="no", disable_tqdm=True, logging_strategy="no",
+            use_cpu=not torch.cuda.is_available(),
+        )  # fmt: skip
+        trainer = Trainer(model, settings, DataCollatorWithPadding(tokenizer), train, processing_class=tokenizer)
+        began = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - began
+        logits = trainer.predict(dev.remove_columns("labels")).predictions
+    said = [labels[index] for index in logits.argmax(-1)]
+    return score(setting.task, said, references(setting.dev)) | {
+        "examples_per_second": setting.epochs * len(train) / seconds, "seconds": seconds,
+    }  # fmt: skip
+
+
+def summary(found: dict[str, list[Result]]) -> dict[str, Any]:
+    """Means and sample deviations of each side, and the ratio of the medians of their speeds."""
+    sides: dict[str, Any] = {
+        side: {
+            name: {"mean": statistics.fmean(values), "deviation": statistics.stdev(values) if len(values) > 1 else None}
+            for name in runs[0] for values in [[run[name] for run in runs]]
+        }
+        for side, runs in found.items()
+    }  # fmt: skip
+    ours, theirs = (
+        [run[name] for run in runs] for runs, name in ((found["flaxbert"], "seconds"), (found["Trainer"], "seconds"))
+    )
+    speeds = [statistics.median(run["examples_per_second"] for run in runs) for runs in found.values()]
+    return sides | {
+        "speed_ratio": speeds[0] / speeds[1],
+        "speed_ratio_with_compilation": statistics.median(theirs) / statistics.median(ours),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--init", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--task", default="sst2")
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--max-length", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    setting = Setting(arguments)
+    found: dict[str, list[Result]] = {"flaxbert": [], "Trainer": []}
+    for seed in range(arguments.seeds):
+        for side, train in (("flaxbert", by_flaxbert), ("Trainer", by_trainer)):
+            found[side].append(train(setting, seed))
+            print(side, seed, json.dumps(found[side][-1]), flush=True)
+    whole = {"settings": vars(arguments) | {"json": None}, "machine": platform.machine(), "runs": found}
+    whole["summary"] = summary(found)
+    print(json.dumps(whole["summary"], indent=1))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(whole, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
