@@ -173,6 +173,8 @@ def evaluate(arguments: Evaluate) -> int:
         from flaxbert.finetuning.evaluation import evaluate_file
         from flaxbert.tools.evaluate import show
 
+        if arguments.data != joins.data_of(arguments.model):
+            raise ValueError("flags of --data are of no use with --examples: the rows are those of the task")
         show(evaluate_file(arguments.model, arguments.examples), arguments.json)
         return DONE
     with joins.corpus_to_evaluate(arguments.model, arguments.corpus, arguments.text) as (corpus, split):

@@ -182,8 +182,8 @@ class Evaluate:
     batches: int | None = None
     """How many to evaluate. None: all."""
     pseudo_perplexity: int = 0
-    """Guess each token of so many sequences from all the others too (Salazar et al. 2020): as many forward passes
-    as a sequence has tokens."""
+    """Guess each token of so many sequences from all the others too (Salazar et al. 2020). A sequence is computed
+    once for each of its tokens, 64 at a time."""
     json: bool = False
     """One line of JSON in place of a table."""
 
@@ -193,9 +193,11 @@ class Evaluate:
             raise ValueError(f"{' and '.join(named)} exclude each other")
         if self.pseudo_perplexity < 0:
             raise ValueError(f"--pseudo-perplexity {self.pseudo_perplexity} is negative")
-        for name in ("batches", "pseudo_perplexity"):
-            if self.examples is not None and getattr(self, name):
-                raise ValueError(f"--{name.replace('_', '-')} is of no use with --examples")
+        for field in dataclasses.fields(self) if self.examples is not None else ():
+            if field.name in ("batch_size", "batches", "pseudo_perplexity"):
+                if getattr(self, field.name) != field.default:
+                    flag = field.name.replace("_", "-")
+                    raise ValueError(f"--{flag} is of no use with --examples")
 
 
 @dataclasses.dataclass(frozen=True)

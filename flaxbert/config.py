@@ -187,7 +187,7 @@ class TrainConfig:
     checkpoint_every: int = 10_000
     """Steps between checkpoints; there is one at the end and at a signal too."""
     keep_checkpoints: int = 3
-    """The newest ones that are kept, beside the one with the lowest held-out loss."""
+    """The newest ones that are kept, beside the one with the lowest held-out loss (of the latest phase)."""
     profile_steps: str | None = None
     """`10:13` writes a profile of steps 10, 11 and 12 into the run's `tensorboard/` folder, for XProf."""
 

@@ -75,21 +75,31 @@ def corpus_to_evaluate(model: str, corpus: str | None, text: Sequence[str]) -> I
         return
     if not text:
         raise ValueError("nothing to evaluate on: name a --corpus, files of --text, or --examples of a task")
-    with tempfile.TemporaryDirectory() as folder:
-        config = PrepareConfig(tokenizer=str(_tokenizer_of(model)), validation_fraction=0.0)
-        prepared = prepare(config, list(text), str(pathlib.Path(folder) / "corpus"), progress=False)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        config = PrepareConfig(tokenizer=_tokenizer_of(model, folder), validation_fraction=0.0)
+        prepared = prepare(config, list(text), str(folder / "corpus"), progress=False)
         yield open_corpus(prepared.path), "train"
 
 
-def _tokenizer_of(model: str) -> pathlib.Path:
-    """A model's tokenizer as `prepare` reads one: of a run or an export the whole of it, else the vocabulary."""
-    from flaxbert.interop.huggingface_tokenizer import INFO, VOCABULARY
+def _tokenizer_of(model: str, folder: pathlib.Path) -> str:
+    """A model's tokenizer as `prepare` reads one; that of another tool is written so into `folder`. Raises ValueError
+    for one that cannot be.
+    """
+    from flaxbert.interop.huggingface_config import read_config
+    from flaxbert.interop.huggingface_tokenizer import is_own, write_tokenizer
     from flaxbert.tools.load import is_run
 
-    folder = pathlib.Path(model)
-    if is_run(folder):
-        return folder / "tokenizer"
-    return folder if (folder / INFO).is_file() or not (folder / VOCABULARY).is_file() else folder / VOCABULARY
+    source = pathlib.Path(model)
+    if not source.is_dir():
+        raise ValueError(f"model {model} is no directory: expected that of a run, an export or a Hugging Face model")
+    if is_run(source) or is_own(source):
+        return str(source / "tokenizer" if is_run(source) else source)
+    (folder / "tokenizer").mkdir()
+    write_tokenizer(source, folder / "tokenizer", read_config(model).config)
+    if not is_own(folder / "tokenizer"):
+        raise ValueError(f"the tokenizer of {model} is not BERT's WordPiece: no text can be prepared with it")
+    return str(folder / "tokenizer")
 
 
 def held_out_batch(model: str) -> dict[str, Any] | None:

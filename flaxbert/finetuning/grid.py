@@ -13,7 +13,7 @@ from flaxbert.finetuning.forms import Examples
 from flaxbert.finetuning.metrics import rank, references, score
 from flaxbert.finetuning.objective import output_count
 from flaxbert.finetuning.predictions import answers, predictions
-from flaxbert.finetuning.saved import BEST, TaskFile, model_card, settle_model, write_model
+from flaxbert.finetuning.saved import BEST, TASK, TaskFile, model_card, read_task, settle_model, write_model
 from flaxbert.finetuning.spans import best_threshold
 from flaxbert.finetuning.step import TuningFunctions, build_functions
 from flaxbert.finetuning.tables import Columns
@@ -64,8 +64,9 @@ def cells_of(
 
 def search(
     grid: Grid, cells: Sequence[Cell], stop: Callable[[], bool], say: Callable[[str], None]
-) -> list[Result]:
-    """The results of these cells, and of all that earlier launches have ended: those are not trained again.
+) -> tuple[list[Result], Result]:
+    """The results of these cells, and of all that earlier launches have ended: those are not trained again; and the one
+    of them whose model is kept. Where that model is lost, or the result it goes with, the best one is trained again.
 
     Raises Stopped after a signal.
     """
@@ -77,7 +78,17 @@ def search(
         if cell.name not in results:
             say(f"{number + 1} of {len(cells)}: {_described(cell)}")
             results[cell.name] = _run_cell(grid, cell, list(results.values()), stop, say)
-    return list(results.values())
+    kept = results.get(_kept_cell(grid.workdir))
+    if kept is None or "others" not in kept:
+        cell = Cell(**max(results.values(), key=lambda result: rank(grid.task, result["dev"]))["cell"])
+        say(f"the best model is not there: {_described(cell)}")
+        kept = results[cell.name] = _run_cell(grid, cell, [], stop, say)
+    return list(results.values()), kept
+
+
+def _kept_cell(workdir: Path) -> str:
+    """The name of the cell whose model is kept; empty where there is none."""
+    return read_task(workdir / BEST).cell if (workdir / BEST / TASK).is_file() else ""
 
 
 def _run_cell(
@@ -152,7 +163,7 @@ def _others(grid: Grid, params: Any, functions: TuningFunctions, threshold: floa
 
 def _result(cell: Cell, found: Found, scores: dict[str, float], threshold: float) -> Result:
     return {
-        "name": cell.name, "cell": dataclasses.asdict(cell), "dev": scores, "threshold": threshold, "loss": found.loss,
+        "cell": dataclasses.asdict(cell), "dev": scores, "threshold": threshold, "loss": found.loss,
         "steps": found.steps, "seconds": round(found.seconds, 3),
         "examples_per_second": round(found.examples_per_second, 3) if found.examples_per_second > 0 else None,
     }  # fmt: skip

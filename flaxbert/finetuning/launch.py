@@ -14,7 +14,7 @@ from flaxbert.finetuning.forms import Examples
 from flaxbert.finetuning.grid import Grid, cells_of, check_settings, search, write_settings
 from flaxbert.finetuning.metrics import references
 from flaxbert.finetuning.results import show, summarize
-from flaxbert.finetuning.saved import BEST, read_task, task_for
+from flaxbert.finetuning.saved import FORMAT_VERSION, task_for
 from flaxbert.finetuning.tables import Columns
 from flaxbert.finetuning.tasks import Task, find_task
 from flaxbert.finetuning.tuning import Cell, Split, read_split
@@ -48,8 +48,8 @@ def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], N
     )  # fmt: skip
     with only_launch(arguments.workdir):
         write_settings(workdir, settings)
-        results = search(grid, cells, stop, say)
-        show(task, summarize(task, results, read_task(workdir / BEST).cell), workdir)
+        results, kept = search(grid, cells, stop, say)
+        show(task, summarize(task, results, kept), workdir)
 
 
 def _bilstm_layers(arguments: Finetune, task: Task, num_layers: int) -> tuple[int, ...]:
@@ -123,6 +123,7 @@ def _settings(arguments: Finetune, task: Task, model: Any, splits: dict[str, Spl
     """What makes the results of a cell what they are; the grid itself may grow."""
     kept = ("frozen", "fresh", "optimizer", "weight_decay", "compute_dtype", "train_examples", "bilstm_layers")
     return {
+        "format_version": FORMAT_VERSION,
         "task": task.name, "init": str(Path(arguments.init).absolute()), "weights": _digest(model.params),
         "max_length": task.max_length, "labels": list(splits["train"].examples.labels),
         "data": {name: _digest_of_rows(split) for name, split in splits.items()},

@@ -16,17 +16,16 @@ Result = dict[str, Any]
 _PLACE = ("learning_rate", "batch_size", "epochs")
 
 
-def summarize(task: Task, results: Sequence[Result], kept: str) -> dict[str, Any]:
+def summarize(task: Task, results: Sequence[Result], best: Result) -> dict[str, Any]:
     """`rows`: for each place of the grid the mean, the standard deviation over seeds (of a sample; None with one seed)
-    and the best of each metric on the development set, highest mean of the first metric first. `best`: the cell named
-    `kept`, whose model is, with its scores.
+    and the best of each metric on the development set, highest mean of the first metric first. `best`: the cell
+    whose model is kept, with its scores.
     """
     places: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
         places.setdefault(tuple(result["cell"][name] for name in _PLACE), []).append(result)
     rows = [_row(place, found) for place, found in places.items()]
     rows.sort(key=lambda row: -rank(task, {name: each["mean"] for name, each in row["metrics"].items()}))
-    best = next(result for result in results if result["name"] == kept)
     speeds = [result["examples_per_second"] for result in results if result["examples_per_second"]]
     return {
         "task": task.name, "rows": rows, "best": {"cell": best["cell"], "dev": best["dev"], **best["others"]},

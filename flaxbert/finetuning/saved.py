@@ -25,7 +25,7 @@ from flaxbert.training.files import write_atomically
 
 TASK = "task.json"
 BEST = "best"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class TaskFile(NamedTuple):
@@ -105,12 +105,12 @@ def read_task(path: Path) -> TaskFile:
     try:
         found = json.loads((path / TASK).read_bytes())
         if found.pop("format_version") != FORMAT_VERSION:
-            raise ValueError("of another version of flaxbert")
+            raise ValueError("it was written by another version of flaxbert")
         task = task_for(find_task(found["task"]), found["max_length"])
         labels, columns, layers = tuple(found["labels"]), Columns(*found["columns"]), tuple(found["bilstm_layers"])
         return TaskFile(**{**found, "task": task, "labels": labels, "columns": columns, "bilstm_layers": layers})
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path / TASK} is damaged: {error}") from None
+        raise ValueError(f"{path / TASK} cannot be used: {error}") from None
 
 
 def model_card(name: str, start: Checkpoint, source: str, facts: TaskFile, settings: dict[str, Any]) -> str:

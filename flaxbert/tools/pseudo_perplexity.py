@@ -22,7 +22,8 @@ def pseudo_perplexity(model: Model, batches: Iterable[dict[str, np.ndarray]], ro
     """`pseudo_perplexity` and the number of `pseudo_perplexity_tokens` it is a mean over: every token but [CLS] and
     [SEP] of the first `rows` sequences of a stream, which are unmasked first.
 
-    A row of S tokens takes S forward passes. Raises ValueError for a model that guesses no words, and without a token.
+    A row is computed once for each of its tokens, `_AT_ONCE` at a time. Raises ValueError for a model that guesses no
+    words, and without a token.
     """
     if "mlm" not in model.params:
         raise ValueError(f"the model is a {model.architecture}: it lacks the masked-language-model head")

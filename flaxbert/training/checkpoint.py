@@ -119,7 +119,7 @@ class Checkpoints:
         self.latest = manager.latest_step()
 
     def best(self) -> int | None:
-        """The step with the lowest held-out loss."""
+        """The step with the lowest held-out loss; in a run of phases, of the latest phase that was evaluated."""
         return self._opened().best_step()
 
     def close(self) -> None:

@@ -50,14 +50,15 @@ def has_saved(workdir: str) -> bool:
     return (folder.parent / SAVED).exists() or bool(_steps(folder)) or any(folder.glob("damaged-*"))
 
 
-def newest_whole(folder: pathlib.Path) -> tuple[int | None, list[Damaged]]:
+def newest_whole(folder: pathlib.Path, contents: bool = True) -> tuple[int | None, list[Damaged]]:
     """The newest step that its manifest proves, and the damaged ones that are newer; None where nothing was saved.
+    Without `contents` the files' sizes are the proof.
 
-    Raises ValueError where there are checkpoints, and none is whole. Writes nothing.
+    Raises ValueError where there are checkpoints and none is whole, or where there were some. Writes nothing.
     """
     damaged: list[Damaged] = []
     for step in reversed(_steps(folder)):
-        reason = find_damage(folder / str(step))
+        reason = find_damage(folder / str(step), contents=contents)
         if reason is None:
             return step, damaged
         damaged.append(Damaged(folder / str(step), reason))
@@ -65,9 +66,9 @@ def newest_whole(folder: pathlib.Path) -> tuple[int | None, list[Damaged]]:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
         raise ValueError(f"{folder} holds checkpoints, and none is whole ({reasons})")
     if any(folder.glob("damaged-*")):
-        raise ValueError(f"{folder} holds damaged checkpoints alone: choose another --workdir to begin anew")
+        raise ValueError(f"{folder} holds damaged checkpoints alone: begin anew in another folder")
     if (folder.parent / SAVED).exists():
-        raise ValueError(f"{folder} held checkpoints and holds none now: put them back, or choose another --workdir")
+        raise ValueError(f"{folder} held checkpoints, and holds none now: put them back, or begin in another folder")
     return None, []
 
 

@@ -13,7 +13,7 @@ from data_pipeline import tokenizer as tokenizers
 from flaxbert.config import Experiment, flatten, from_dict
 from flaxbert.training.files import copy_folder, write_atomically
 from flaxbert.training.lock import LOCK
-from flaxbert.training.recovery import has_saved, saved_steps
+from flaxbert.training.recovery import checkpoint_folder, has_saved, newest_whole, saved_steps
 
 FORMAT_VERSION = 1
 PACKAGES = ("flaxbert", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow")
@@ -49,6 +49,7 @@ def begin_or_resume(
     folder = pathlib.Path(workdir)
     changed = check_run(workdir, experiment, corpus, init)
     if changed is None:
+        _forget_launch(folder)
         _copy_tokenizer(folder, tokenizer_folder, corpus["tokenizer_fingerprint"])
         run = RunConfig(experiment, corpus, _versions(), _git_revision(), init)
     else:
@@ -81,6 +82,7 @@ def check_run(
     if not has_saved(workdir):
         read_run(workdir)  # raises for a folder that is none
         return None  # a launch that ended before it had anything to lose
+    newest_whole(checkpoint_folder(workdir), contents=False)  # raises where what was saved is gone
     changed = _differences(read_run(workdir), experiment, corpus, init)
     foreign = [
         f"{name} was {was} and is now {new}" for name, (was, new) in changed.items()
@@ -170,6 +172,12 @@ def _settings(experiment: Experiment, corpus: dict[str, Any], init: str | None) 
     """All that makes a run what it is: its settings by their full names, its corpus and what it began with."""
     facts = {f"corpus.{name}": corpus.get(name) for name in ("fingerprint", "tokenizer_fingerprint")}
     return flatten(dataclasses.asdict(experiment)) | facts | {"init": init}
+
+
+def _forget_launch(folder: pathlib.Path) -> None:
+    """Deletes what a launch that saved nothing has written of its run: another one may follow."""
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
 
 def _copy_tokenizer(folder: pathlib.Path, tokenizer_folder: str, fingerprint: str) -> None:

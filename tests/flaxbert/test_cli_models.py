@@ -89,11 +89,28 @@ def test_any_text_is_evaluated_whole_with_the_models_own_tokenizer(home, capsys)
     assert wanted["mlm_loss"] != validation(home / "run")[-1]["mlm_loss"]
 
 
+def test_text_is_prepared_with_the_cased_vocabulary_of_another_tool(home, tmp_path, capsys):
+    """As its tokenizer_config.json says; a tokenizer that is no WordPiece is refused."""
+    other = tmp_path / "other"
+    shutil.copytree(home / "export", other)
+    for name in ("tokenizer.json", "tokenizer_info.json"):
+        (other / name).unlink()
+    words = (other / "vocab.txt").read_text().split("\n")
+    words[-2] = "Cat"  # the last one
+    (other / "vocab.txt").write_text("\n".join(words))
+    (other / "tokenizer_config.json").write_text('{"do_lower_case": false, "tokenizer_class": "BertTokenizer"}')
+    found = evaluated(capsys, other, "--text", home / "two.txt", "--data.sequence-length", "32", "--batch-size", "8")
+    assert found["mlm_loss"] > 0
+    assert "is no directory" in refused(capsys, "evaluate", tmp_path / "none", "--text", home / "two.txt")
+
+
 @pytest.mark.parametrize("flags, words", [
     ((), "nothing to evaluate on: name a --corpus, files of --text, or --examples"),
     (("--corpus", "c", "--text", "t"), "--corpus and --text exclude each other"),
     (("--text", "nowhere.txt"), "nowhere.txt"), (("--pseudo-perplexity", "-1", "--corpus", "c"), "-1 is negative"),
     (("--examples", "e", "--batches", "3"), "--batches is of no use with --examples"),
+    (("--examples", "e", "--batch-size", "3"), "--batch-size is of no use with --examples"),
+    (("--examples", "e", "--data.pairing", "sop"), "flags of --data are of no use with --examples"),
     (("--examples", "e"), "has no task.json"),
 ])  # fmt: skip
 def test_an_evaluation_of_nothing_or_of_two_things_is_refused(home, capsys, flags, words):

@@ -34,7 +34,7 @@ SIZES = (
 )  # fmt: skip
 # Sums over devices run in another order. A row that is read twice or left out shows in the second digit.
 RTOL = 2e-5
-LAUNCH = "import os, sys; os.execv(sys.executable, [sys.executable, '-m', 'flaxbert.cli', *sys.argv[1:]])"
+LAUNCH = "import os, sys; os.execv(sys.executable, [sys.executable, '-m', 'flaxbert', *sys.argv[1:]])"
 FULL = os.strerror(27)  # what the system says of a file that may not grow, in place of a full disk's words
 
 

@@ -12,8 +12,8 @@ from data_pipeline.prepare import prepare
 from data_pipeline.store import open_corpus
 from data_pipeline.stream import batches
 from data_pipeline.windows import Position
-from flaxbert.cli import _streams
 from flaxbert.config import Experiment, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+from flaxbert.joins import streams as join
 from flaxbert.phases import Phase
 
 
@@ -58,7 +58,7 @@ def assert_equal(found, wanted):
 
 
 def test_a_phase_goes_on_in_the_stream_where_its_sequences_are_drawn_alike(corpus, experiment):
-    streams = _streams(corpus, experiment)
+    streams = join(corpus, experiment)
     _, after = drawn(streams.train(0, None), 3)
     assert after == {"phase": 0, "epoch": 0, "window": 0, "row": 24}
     found, after = drawn(streams.train(1, after), 3)
@@ -68,7 +68,7 @@ def test_a_phase_goes_on_in_the_stream_where_its_sequences_are_drawn_alike(corpu
 
 def test_a_phase_of_another_length_begins_an_epoch_of_its_own(corpus, experiment):
     """The next one, whose order of documents no phase before has seen; and a resumed run finds the place again."""
-    streams = _streams(corpus, experiment)
+    streams = join(corpus, experiment)
     begun = {"phase": 1, "epoch": 2, "window": 0, "row": 36}
     found, after = drawn(streams.train(2, begun), 2)
     assert_equal(found, expected(corpus, experiment, 4, Position(3), sequence_length=16))
@@ -79,5 +79,5 @@ def test_a_phase_of_another_length_begins_an_epoch_of_its_own(corpus, experiment
 
 
 def test_each_phase_is_evaluated_on_sequences_of_its_own_length(corpus, experiment):
-    streams = _streams(corpus, experiment)
+    streams = join(corpus, experiment)
     assert [next(streams.validation(phase))["input_ids"].shape for phase in range(3)] == [(8, 32), (4, 32), (4, 16)]

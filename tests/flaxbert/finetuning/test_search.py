@@ -6,12 +6,13 @@ import io
 import json
 import logging
 import random
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from toy_tasks import KINDS, classification, pair, tagging, write_data, write_model
 
-from data_pipeline.tokenizer import load as load_tokenizer
 from flaxbert import cli
 from flaxbert.config import PRESETS, OptimizerConfig
 from flaxbert.finetuning.batching import batches, make_batch
@@ -22,86 +23,15 @@ from flaxbert.finetuning.saved import TASK, settle_model
 from flaxbert.finetuning.step import build_functions
 from flaxbert.finetuning.tasks import TASKS
 from flaxbert.finetuning.tuning import begin, predict, read_split
-from flaxbert.interop import huggingface
-from flaxbert.interop.architectures import Checkpoint
 from flaxbert.model.finetuning import BiLstm, initialize_bilstm
-from flaxbert.model.pretraining import initialize
 from flaxbert.tools.load import load
 
-GOOD, BAD = ["sunny", "merry", "lovely"], ["rainy", "gloomy", "dreadful"]
-OTHER = ["day", "hill", "river", "house", "road", "garden", "town", "ship"]
 QUICK = ("--learning-rates", "2e-3", "--batch-sizes", "16", "--epochs", "10", "--max-length", "16")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """An export of one layer with parameters as they are before pretraining."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = [*special, *GOOD, *BAD, *OTHER, "what", "is", "0", "1", "2", "3"]
-    (folder / "vocab.txt").write_text("\n".join([*words, *(f"[unused{n}]" for n in range(95 - len(words)))]) + "\n")
-    load_tokenizer(folder / "vocab.txt").save(folder / "tokenizer")
-    small = dataclasses.replace(
-        PRESETS["tiny"], vocab_size=95, hidden_size=32, num_layers=1, num_heads=2, feed_forward_size=64, max_length=32
-    )
-    params = jax.tree.map(np.asarray, initialize(small, jax.random.key(0)))
-    huggingface.export(Checkpoint(small, params), folder / "tokenizer", folder / "model", "card\n")
-    return folder / "model"
-
-
-def sentence(chance, words):
-    """One of the words among three others, and where it stands."""
-    place, found = chance.randrange(4), chance.choices(OTHER, k=4)
-    found[place] = chance.choice(words)
-    return found, place
-
-
-def classification(chance):
-    label = chance.randrange(2)
-    return {"text": " ".join(sentence(chance, [BAD, GOOD][label])[0]), "label": str(label)}
-
-
-def pair(chance):
-    first, second = (classification(chance) for _ in range(2))
-    return {"first": first["text"], "second": second["text"], "label": second["label"]}
-
-
-def regression(chance):
-    found = classification(chance)
-    return {"text": found["text"], "score": -2.0 if found["label"] == "0" else 2.0}
-
-
-def tagging(chance):
-    words, place = sentence(chance, GOOD)
-    return {"tokens": words, "tags": ["B-X" if index == place else "O" for index in range(4)]}
-
-
-def choice(chance):
-    label = chance.randrange(2)
-    choices = [" ".join(sentence(chance, GOOD if index == label else BAD)[0]) for index in range(2)]
-    return {"context": "what", "choices": choices, "label": label}
-
-
-def question(chance):
-    words, place = sentence(chance, GOOD)
-    context = " ".join(words)
-    answers = {"text": [words[place]], "answer_start": [context.index(words[place])]}
-    return {"id": str(chance.random()), "question": "what is", "context": context, "answers": answers}
-
-
-KINDS = {
-    "classification": (classification, "accuracy"), "pair": (pair, "accuracy"), "regression": (regression, "spearman"),
-    "ner": (tagging, "entity_f1"), "multiple_choice": (choice, "accuracy"), "qa": (question, "exact_match"),
-}  # fmt: skip
-
-
-def write_data(folder, draw, train=160, dev=40):
-    folder.mkdir(exist_ok=True)
-    chance = random.Random(0)
-    for name, count in (("train", train), ("dev", dev)):
-        rows = [draw(chance) for _ in range(count)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return write_model(tmp_path_factory.mktemp("pretrained"))
 
 
 def finetune(task, model, data, workdir, *flags):
@@ -193,6 +123,31 @@ def test_a_grid_that_grows_keeps_the_best_model_of_all(model, tmp_path):
     assert len(found["rows"]) == 2 and found["best"]["cell"]["learning_rate"] == 5e-3
     task = json.loads((tmp_path / "run" / "best" / "task.json").read_text())
     assert task["cell"].startswith("lr0.005-") and task["scores"] == found["best"]["dev"]
+
+
+@pytest.mark.parametrize("lost", ["the model", "its result"])
+def test_a_best_model_that_is_lost_is_trained_again(model, tmp_path, capsys, lost):
+    """Its result too may be deleted, as a damaged one has to be, and a launch of another grid follow."""
+    data, run = write_data(tmp_path / "data", classification), tmp_path / "run"
+    small = ("--batch-sizes", "16", "--max-length", "16", "--epochs", "2", "--learning-rates")
+    assert finetune("classification", model, data, run, *small, "5e-3,1e-9") == cli.DONE
+    kept = json.loads((run / "best" / TASK).read_text())["cell"]
+    if lost == "the model":
+        shutil.rmtree(run / "best")
+    else:
+        (run / "cells" / f"{kept}.json").unlink()
+    assert finetune("classification", model, data, run, *small, "1e-9") == cli.DONE
+    assert "the best model is not there: learning rate" in capsys.readouterr().err
+    found = json.loads((run / "results.json").read_text())["best"]
+    task = json.loads((run / "best" / TASK).read_text())
+    assert task["scores"] == found["dev"]
+    assert (task["cell"] == kept) == (lost == "the model")
+
+
+def test_a_model_of_another_version_is_told_of(model, tmp_path, capsys):
+    (tmp_path / TASK).write_text('{"format_version": 1}')
+    assert cli.main(["predict", str(tmp_path)]) == cli.USER_ERROR
+    assert "task.json cannot be used: it was written by another version of flaxbert" in capsys.readouterr().err
 
 
 def test_a_model_that_a_kill_kept_from_its_place_is_put_there(tmp_path):

@@ -204,7 +204,7 @@ def test_a_run_whose_checkpoints_were_taken_away_does_not_begin_anew(run, left):
     shutil.rmtree(run / "checkpoints")
     if left == "an empty folder":
         (run / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match="run/checkpoints held checkpoints and holds none now: put them back"):
+    with pytest.raises(ValueError, match="run/checkpoints held checkpoints, and holds none now: put them back"):
         save_steps(run, [])
 
 

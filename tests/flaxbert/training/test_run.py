@@ -9,7 +9,7 @@ import pytest
 from data_pipeline import tokenizer_training
 from flaxbert.config import Experiment, from_dict
 from flaxbert.phases import Phase
-from flaxbert.training import run
+from flaxbert.training import recovery, run
 from flaxbert.training.lock import check_no_launch, only_launch
 from flaxbert.training.recovery import SAVED, mark_saved
 from flaxbert.training.run import MAY_CHANGE, begin_or_resume, check_run, check_same, describe_changes, read_run
@@ -31,10 +31,11 @@ def corpus(tokenizer):
 
 
 @pytest.fixture
-def begun(tmp_path, experiment, corpus, tokenizer):
-    """A run that has saved a checkpoint, if we are to believe its mark."""
+def begun(tmp_path, experiment, corpus, tokenizer, monkeypatch):
+    """A run that has saved a checkpoint, if it is to be believed."""
     begin_or_resume(str(tmp_path / "run"), experiment, corpus, tokenizer[0])
     mark_saved(tmp_path / "run" / "checkpoints")
+    monkeypatch.setattr(run, "newest_whole", lambda folder, contents: (6, []))
     return tmp_path / "run"
 
 
@@ -131,10 +132,24 @@ def test_a_launch_that_saved_nothing_may_be_followed_by_one_with_other_settings(
 ):  # fmt: skip
     """As where the first step exhausts the devices' memory: nothing is lost, and no other folder is needed."""
     (begun / SAVED).unlink()
+    (begun / "metrics.jsonl").write_text('{"step": 0, "split": "validation", "loss": 9.0}\n')
+    (begun / "tensorboard").mkdir()
     changed = with_field(experiment, "train.batch_size", 16)
     assert check_run(str(begun), changed, corpus) is None
     assert begin_or_resume(str(begun), changed, corpus, tokenizer[0]).experiment.train.batch_size == 16
     assert read_run(str(begun)).changes == []
+    assert not (begun / "metrics.jsonl").exists(), "the loss that another model began with is not this one's"
+    assert not (begun / "tensorboard").exists()
+
+
+def test_a_run_whose_checkpoints_are_gone_is_refused_before_anything_is_written(
+    begun, experiment, corpus, tokenizer, monkeypatch
+):  # fmt: skip
+    monkeypatch.setattr(run, "newest_whole", recovery.newest_whole)
+    before = snapshot(begun)
+    with pytest.raises(ValueError, match="held checkpoints, and holds none now"):
+        begin_or_resume(str(begun), with_field(experiment, "train.steps", 99), corpus, tokenizer[0])
+    assert snapshot(begun) == before
 
 
 def test_phases_may_not_change(begun, experiment, corpus, tokenizer):
@@ -143,7 +158,7 @@ def test_phases_may_not_change(begun, experiment, corpus, tokenizer):
         begin_or_resume(str(begun), changed, corpus, tokenizer[0])
 
 
-def test_of_phases_the_microbatches_and_the_end_may_change(tmp_path, experiment, corpus, tokenizer):
+def test_of_phases_the_microbatches_and_the_end_may_change(tmp_path, experiment, corpus, tokenizer, monkeypatch):
     def phased(steps=12, **last):
         train = dataclasses.replace(experiment.train, steps=steps)
         phases = (Phase(steps=6), Phase(**({"steps": steps - 6} | last)))
@@ -151,6 +166,7 @@ def test_of_phases_the_microbatches_and_the_end_may_change(tmp_path, experiment,
 
     begin_or_resume(str(tmp_path), phased(), corpus, tokenizer[0])
     mark_saved(tmp_path / "checkpoints")
+    monkeypatch.setattr(run, "newest_whole", lambda folder, contents: (6, []))
     for change in (phased(microbatches=2), phased(steps=20)):
         assert check_run(str(tmp_path), change, corpus)
     with pytest.raises(ValueError, match="phases.1.batch_size was None and is now 4"):
