@@ -1,5 +1,6 @@
 """A model small enough to train in a test, batches that are a pure function of a position, and kept compilations."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -89,24 +90,42 @@ def streams_of():
     return synthetic_streams
 
 
-@pytest.fixture(scope="session")
-def uninterrupted(quick_compilations, tmp_path_factory):
-    """The run that all others are held against: 12 steps, lines every 4, evaluations every 6, checkpoints every 3."""
-    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    assert train(EXPERIMENT, str(workdir), synthetic_streams()) == Outcome(12, False)
-    return workdir
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_compilations(tmp_path_factory):
+@contextlib.contextmanager
+def quickly_compiled(folder):
     """Runs that are begun again and again compile the same program: once is enough. A loop over the layers compiles
     in half the time of layers that are written out.
     """
+    settings = {
+        "jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }  # fmt: skip
+    before = {name: getattr(jax.config, name) for name in settings}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flaxbert.training.loop.build_functions", build_once)
         patch.setattr("flaxbert.model.encoder.UNROLLED_LAYERS", 1)
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compilations")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        for name, value in settings.items():
+            jax.config.update(name, value)
         yield
-        jax.config.update("jax_compilation_cache_dir", None)
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session")
+def compilations(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("compilations"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilations(compilations):
+    """For the tests of this folder, and no others that the same process may run."""
+    with quickly_compiled(compilations):
+        yield
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(compilations, tmp_path_factory):
+    """The run that all others are held against: 12 steps, lines every 4, evaluations every 6, checkpoints every 3."""
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    with quickly_compiled(compilations):
+        assert train(EXPERIMENT, str(workdir), synthetic_streams()) == Outcome(12, False)
+    return workdir
