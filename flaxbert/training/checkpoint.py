@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from flaxbert.training.manifest import MANIFEST, find_damage
+from flaxbert.training.meeting import MEETING
 from flaxbert.training.orbax_manager import (
     SAVE_ERRORS, UNFINISHED, Manager, close_manager, open_manager, reason_of, withhold_tracebacks,
 )  # fmt: skip
@@ -66,10 +67,12 @@ class Checkpoints:
             position=ocp.args.JsonSave(position),
             config=ocp.args.JsonSave(config),
         )
+        MEETING.begin()
         try:
             self._opened().save(step, args=arguments, metrics=held_out or {}, force=True)
         except SAVE_ERRORS as raised:
             error = raised
+            MEETING.fail(reason_of(error))
         self._under_way = step, error
         if error is not None and jax.process_count() == 1:  # of several, all have to be at the same place to agree
             self.wait()

@@ -21,11 +21,13 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from orbax.checkpoint.path import atomicity, atomicity_types
 
 from flaxbert.training.manifest import write_manifest
+from flaxbert.training.meeting import MEETING, SECONDS
 from flaxbert.training.recovery import mark_saved
 
 SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # the system's and Orbax's, TensorStore's, JAX's
 UNFINISHED = atomicity_types.TMP_DIR_SUFFIX  # in the name of what is not committed
 _PHASE = 1e6  # beyond any loss
+MERGED = "state/manifest.ocdbt"  # without it the files of each process are there, and nothing can be restored
 DELETED = "deleted"  # the folder of checkpoints that are being deleted
 
 
@@ -43,6 +45,8 @@ class _ProvenPath(atomicity.AtomicRenameTemporaryPath):  # type: ignore[misc]
         await asyncio.to_thread(self._checkpoint_metadata_store.wait_until_finished)
         # A failed write of this file is told to whoever waited first, which need not be us.
         json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())
+        if not (folder / MERGED).is_file():
+            raise RuntimeError("Orbax has not merged the files of the processes: it could not be restored")
         await asyncio.to_thread(write_manifest, folder)
         folder.rename(self.get_final())
         mark_saved(folder.parent)
@@ -64,7 +68,9 @@ def open_manager(folder: pathlib.Path, keep: int) -> Manager:
         async_options=ocp.AsyncOptions(
             # Made in the background, a folder that cannot be made leaves threads that wait for it for five minutes, and
             # the process with them when it ends. Of several processes the others would wait for it for ever.
-            create_directories_asynchronously=jax.process_count() > 1
+            create_directories_asynchronously=jax.process_count() > 1,
+            timeout_secs=SECONDS,
+            barrier_sync_fn=MEETING.wait if jax.process_count() > 1 else None,
         ),
     )
     # Floats hardly compress: by 8 %, for a third of the processor time of a save.
@@ -82,7 +88,20 @@ def open_manager(folder: pathlib.Path, keep: int) -> Manager:
             shutil.rmtree(folder / DELETED, ignore_errors=True)
 
     manager._checkpoint_deleter.delete = delete
+    _tell_others_of_failures(manager._checkpointer._async_manager)  # type: ignore[union-attr]
     return manager
+
+
+def _tell_others_of_failures(saves: Any) -> None:
+    """Has the thread that Orbax saves in tell the other processes when it has failed."""
+    run = saves._thread_func
+
+    def run_and_tell(*arguments: Any) -> None:
+        run(*arguments)
+        if saves._exception is not None:
+            MEETING.fail(reason_of(saves._exception))
+
+    saves._thread_func = run_and_tell
 
 
 def withhold_tracebacks() -> None:

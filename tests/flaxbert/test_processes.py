@@ -3,6 +3,7 @@
 Each pair of processes has four virtual devices a process; one process alone has eight.
 """
 
+import errno
 import json
 import os
 import random
@@ -33,6 +34,7 @@ TIMES = {"seconds", "save_seconds", "sequences_per_second", "tokens_per_second",
 # Sums over devices run in another order: 3e-7 in the losses, 2e-6 in the gradient norm, no more after 40 steps than
 # after one. A row that is read twice or left out shows in the second digit.
 RTOL = 2e-5
+LAUNCH = "import os, sys; os.execv(sys.executable, [sys.executable, '-m', 'flaxbert', *sys.argv[1:]])"
 GONE = re.compile("another process of this run has gone|most likely because another has gone")
 
 
@@ -53,19 +55,21 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(corpus, tmp_path_factory):
-    """Starts the processes of a launch; what still runs at the end is killed. Compilations are kept for the next."""
+    """Starts the processes of a launch, each after the code of its own in `first`; what still runs at the end is
+    killed. Compilations are kept for the next.
+    """
     kept = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compilations"))}
     kept |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
     begun = []
 
-    def begin(workdir, *flags, processes=2, address=None, own_flags=((), ())):
-        command = [sys.executable, "-m", "flaxbert", "pretrain", "bert_tiny", "--corpus", corpus]
-        command += ["--workdir", workdir, *SIZES, *flags]
+    def begin(workdir, *flags, processes=2, address=None, own_flags=((), ()), first=("", "")):
+        command = ["pretrain", "bert_tiny", "--corpus", corpus, "--workdir", workdir, *SIZES, *flags]
         devices = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // processes}"}
         joint = ("--coordinator", address or free_address(), "--processes", processes, "--heartbeat-seconds", 10)
         new = [
             subprocess.Popen(
-                list(map(str, [*command, *joint, "--process", process, *own_flags[process]])),
+                [sys.executable, "-c", first[process] + LAUNCH]
+                + list(map(str, [*command, *joint, "--process", process, *own_flags[process]])),
                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | kept | devices,
             )
             for process in range(processes)
@@ -206,6 +210,22 @@ def test_a_run_saved_by_one_goes_on_in_two_whose_meshes_cross_them_and_is_stoppe
 
     done(start(workdir, "--mesh.data", 1, "--mesh.fsdp", 4, "--mesh.tensor", 2))
     assert_same_lines(workdir, alone)
+
+
+def test_saves_that_fail_on_one_process_alone_are_told_of_and_the_third_ends_both(start, tmp_path):
+    """Its part of the state is larger than its disk allows. Orbax has the other one wait for it for twenty minutes."""
+    workdir = tmp_path / "run"
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300)); "
+    status, said = finish(start(workdir, "--mesh.data", 1, "--mesh.fsdp", 8, first=("", full)), 120)
+    assert status == [cli.USER_ERROR] * 2, said
+    reason = os.strerror(errno.EFBIG)
+    failed = f"checkpoint {workdir}/checkpoints/{{}} could not be saved (process 1: {reason})"
+    for step in (SAVE_EVERY, 2 * SAVE_EVERY):
+        assert f"{failed.format(step)}: the newest is none\n" in said[0]
+    last = failed.format(3 * SAVE_EVERY)
+    assert f"flaxbert: {last}, nor could the 2 tries before it: the newest is none\n" in said[0]
+    assert f"flaxbert: {last.replace('process 1: ', '')}, nor could the 2 tries before it" in said[1]
+    assert list((workdir / "checkpoints").iterdir()) == []
 
 
 def test_a_mistake_that_the_first_process_finds_ends_both(start, together):
