@@ -1,6 +1,8 @@
 """What each command of the command line takes: a dataclass each, whose docstrings are the help."""
 
 import dataclasses
+import glob
+import os
 from typing import Annotated, Literal
 
 import tyro
@@ -67,6 +69,15 @@ def _check_folder(flag: str, path: str) -> None:
         raise ValueError(f"{flag} {path} is a URL: expected a folder of a mounted file system")
 
 
+def _check_no_pattern(flag: str, path: str) -> None:
+    """Orbax looks for the files of a checkpoint by a pattern that begins with its folder's name as it is."""
+    if isinstance(path, str) and glob.escape(os.path.abspath(path)) != os.path.abspath(path):
+        raise ValueError(
+            f"{flag} {os.path.abspath(path)} holds one of * ? [ in its name, and no checkpoint could be saved there: "
+            "choose another folder"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
     """Pretrain a model on a prepared corpus. The same command again resumes."""
@@ -87,6 +98,7 @@ class Pretrain:
 
     def __post_init__(self) -> None:
         _check_folder("--workdir", self.workdir)
+        _check_no_pattern("--workdir", self.workdir)
 
 
 @dataclasses.dataclass(frozen=True)

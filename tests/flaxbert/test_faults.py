@@ -199,6 +199,13 @@ def test_a_disk_without_room_for_a_checkpoint_is_told_of_before_the_run_is_made(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["[x]", "a*/run", "what?"])
+def test_a_work_directory_in_which_no_checkpoint_could_be_saved_is_refused(command, refused, tmp_path, name):
+    """Orbax takes the name for a pattern."""
+    assert f"--workdir {tmp_path / name} holds one of * ? [ in its name" in refused(command(tmp_path / name))
+    assert list(tmp_path.iterdir()) == []
+
+
 # Root writes where it may not. Without this capability (PR_CAPBSET_DROP, CAP_DAC_OVERRIDE), which goes with the next
 # program, it cannot.
 UNPRIVILEGED = "import ctypes; ctypes.CDLL(None).prctl(24, 1, 0, 0, 0); "

@@ -112,6 +112,18 @@ def test_what_cannot_be_saved_is_not_said_to_be(tmp_path, broken, monkeypatch):
     assert len(said) == FAILED_SAVES - 1
 
 
+def test_a_checkpoint_that_orbax_has_not_merged_is_not_proven(tmp_path):
+    """It looks for what to merge by a pattern, and in a folder of this name finds nothing. The command line refuses it:
+    test_faults.py.
+    """
+    said = []
+    with open_checkpoints(str(tmp_path / "[run]"), 3, said.append) as checkpoints:
+        save(checkpoints, 1)
+        assert checkpoints.latest is None
+    assert len(said) == 1 and "checkpoints/1 could not be saved (Orbax has not merged the files" in said[0]
+    assert saved_steps(str(tmp_path / "[run]")) == []
+
+
 def test_a_save_under_way_is_waited_for_on_leaving(tmp_path):
     said = []
     with open_checkpoints(str(tmp_path), 3, said.append) as checkpoints:
