@@ -18,6 +18,7 @@ from flaxbert.commands import (
     Quickstart, Report,
 )  # fmt: skip
 from flaxbert.config import Experiment, with_vocabulary
+from flaxbert.console import errors_need_no_reader
 
 DONE, USER_ERROR, STOPPED = 0, 1, 75
 
@@ -304,8 +305,17 @@ COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
 }
 
 
+# They say on standard output what they have found or done, and nothing is left to do once its reader has gone.
+SPEAKERS = ("plan", "doctor", "export", "import", "evaluate", "predict", "fill-mask", "attention", "report")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status. A user's error is one sentence, unless `--traceback` is given."""
+    with errors_need_no_reader():
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in argv
     argv = [argument for argument in argv if argument != "--traceback"]
@@ -320,10 +330,10 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"{argv[0]!r} is no command; flaxbert has {', '.join(COMMANDS)}")
         kind, run = COMMANDS[argv[0]]
         return run(_parse(kind, argv[0], argv[1:]))
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
     except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _only_speaks(argv):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
+            return DONE
         if traceback:
             raise
         print(f"flaxbert: {_sentence(error)}", file=sys.stderr)
@@ -331,6 +341,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("flaxbert: interrupted", file=sys.stderr)
         return 130
+
+
+def _only_speaks(argv: list[str]) -> bool:
+    return not argv or argv[0] in (*SPEAKERS, "--version") or "-h" in argv or "--help" in argv
 
 
 def _usage() -> str:

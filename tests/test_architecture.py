@@ -16,7 +16,7 @@ PACKAGES = ("flaxbert", "data_pipeline")
 
 # flaxbert's floors from the bottom up. A module imports its own floor and those below it.
 FLOORS = (
-    ("config", "phases", "commands", "flags"), ("sharding",), ("interop", "model"), ("training",),
+    ("config", "phases", "commands", "flags", "console"), ("sharding",), ("interop", "model"), ("training",),
     ("finetuning", "tools"), ("joins",), ("cli",), ("__main__",),
 )  # fmt: skip
 NOT_FOR_DATA = ("jax", "jaxlib", "flax", "optax", "orbax", "flaxbert")

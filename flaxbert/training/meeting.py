@@ -1,6 +1,7 @@
 """Where the background threads of a save by several processes wait for each other, left by all once one has failed."""
 
 import contextlib
+from typing import Any
 
 import jax
 from jax._src import distributed
@@ -31,7 +32,7 @@ class Meeting:
             return
         self._come(place, timeout_ms)
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # nobody has failed
-            reason = distributed.global_state.client.key_value_try_get(self._name("failed"))
+            reason = _client().key_value_try_get(self._name("failed"))
             raise RuntimeError(reason)
 
     def fail(self, reason: str) -> None:
@@ -40,17 +41,22 @@ class Meeting:
             return
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # said already, or the processes part
             told = f"process {jax.process_index()}: {reason}"
-            distributed.global_state.client.key_value_set(self._name("failed"), told)
+            _client().key_value_set(self._name("failed"), told)
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             for place in list(self._left):
                 self._come(place, SECONDS * 1000)
 
     def _come(self, place: str, timeout_ms: int) -> None:
         self._left.remove(place)
-        distributed.global_state.client.wait_at_barrier(self._name(place), timeout_ms)
+        _client().wait_at_barrier(self._name(place), timeout_ms)
 
     def _name(self, what: str) -> str:
         return f"flaxbert/save/{self._number}/{what}"
+
+
+def _client() -> Any:
+    """Of the coordination service that JAX's processes share."""
+    return distributed.global_state.client
 
 
 MEETING = Meeting()  # of all managers that a process opens: the numbers of saves must not begin anew

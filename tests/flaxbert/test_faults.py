@@ -236,6 +236,15 @@ def test_a_read_only_work_directory_is_an_error_at_the_start(start, begun, read_
     assert snapshot(begun) == before
 
 
+def test_a_launch_to_which_nobody_listens_trains_all_the_same(start, tmp_path):
+    """Its sentences come before the console of the loop, which has its own test: test_metrics.py."""
+    process = start(tmp_path / "run")
+    process.stderr.close()
+    process.stderr = None  # else what ends the test would read it
+    assert process.wait(timeout=200) == cli.DONE
+    assert steps_saved(tmp_path / "run") == STEPS
+
+
 def test_three_saves_that_fail_end_a_launch_with_a_sentence_and_the_checkpoint_before_stays(start, begun):
     """Lines of metrics fit on this disk, the arrays of a checkpoint do not."""
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
