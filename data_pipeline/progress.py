@@ -23,8 +23,9 @@ class Progress:
         begin = time.monotonic()
         if self.terminal:
             from rich.console import Console
+            from rich.text import Text
 
-            with Console(stderr=True).status(doing):
+            with Console(stderr=True).status(Text(doing)):  # a path in it may hold brackets, and is no markup
                 yield
         else:
             yield
@@ -43,7 +44,7 @@ class Progress:
             from rich.console import Console
 
             columns = (
-                rich_progress.TextColumn("{task.description}"),
+                rich_progress.TextColumn("{task.description}", markup=False),
                 rich_progress.BarColumn(),
                 rich_progress.DownloadColumn(),
                 rich_progress.TransferSpeedColumn(),

@@ -56,7 +56,7 @@ def show(task: Task, found: dict[str, Any], workdir: Path) -> None:
     for row in found["rows"]:
         place = (f"{row['learning_rate']:g}", str(row["batch_size"]), str(row["epochs"]), str(row["seeds"]))
         table.add_row(*place, *(shown(row["metrics"][name]) for name in names))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     best = found["best"]
     for split in (name for name in best if name != "cell"):

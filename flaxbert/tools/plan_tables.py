@@ -24,7 +24,7 @@ def show(plans: list[Plan], json_file: str | None = None) -> None:
     if json_file == TO_STANDARD_OUTPUT:
         print(text, end="")
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for number, plan in enumerate(plans):
         if len(plans) > 1:
             console.rule(f"phase {number + 1} of {len(plans)}", align="left")

@@ -40,7 +40,7 @@ def corpus_folder(folder: str) -> str:
 
 def announce(command: list[str]) -> None:
     """Shows the command that comes next."""
-    Console().print(f"\n[bold]$ {shlex.join(['flaxbert', *command])}[/bold]", soft_wrap=True)
+    Console().print(f"\n$ {shlex.join(['flaxbert', *command])}", style="bold", markup=False, soft_wrap=True)
 
 
 def show_what_it_learnt(folder: str, unigram_entropy: float) -> None:
@@ -63,8 +63,8 @@ def show_what_it_learnt(folder: str, unigram_entropy: float) -> None:
 
 def say_what_is_next(folder: str) -> None:
     """The three commands for a text of one's own."""
-    Console().print(
-        f"\nThe model is in [bold]{pathlib.Path(folder) / EXPORT}[/bold]; transformers loads it with "
+    Console(markup=False).print(
+        f"\nThe model is in {pathlib.Path(folder) / EXPORT}; transformers loads it with "
         "AutoModelForPreTraining.from_pretrained.\nNow on your own text (an empty line between documents):\n\n"
         "  flaxbert prepare YOUR_TEXT.txt --output corpus\n"
         "  flaxbert pretrain bert_mini --corpus corpus --workdir runs/mini\n"

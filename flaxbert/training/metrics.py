@@ -164,7 +164,7 @@ class _Console(Console):
 @contextlib.contextmanager
 def _console(first_step: int, steps: int) -> Iterator[Report]:
     """A live line on a terminal, else a plain line for each record."""
-    console = _Console(stderr=True, highlight=False)
+    console = _Console(stderr=True, highlight=False, markup=False)  # a path may hold brackets
     if not console.is_terminal:
         yield Report(
             lambda step: None,

@@ -164,6 +164,28 @@ def test_the_console_says_what_matters(tmp_path, capsys):
     assert "perplexity 403.4" in said[3] and "seq/s" not in said[3]
 
 
+BRACKETS = "checkpoint /runs/[lamb]/1 could not be saved: [/dev/sda1] is full"
+
+
+def test_a_sentence_keeps_its_brackets(tmp_path, capsys):
+    with open_report(str(tmp_path), 0, 10) as report:
+        report.say(BRACKETS)
+    assert capsys.readouterr().err == BRACKETS + "\n"
+
+
+def test_a_sentence_keeps_its_brackets_on_a_terminal_too(tmp_path, monkeypatch):
+    import io
+
+    screen, kind = io.StringIO(), metrics._Console
+    monkeypatch.setattr(
+        metrics, "_Console",
+        lambda stderr, **options: kind(file=screen, force_terminal=True, width=200, **options),
+    )
+    with open_report(str(tmp_path), 0, 10) as report:
+        report.say(BRACKETS)
+    assert BRACKETS in screen.getvalue()
+
+
 def test_a_terminal_shows_a_live_line(tmp_path, monkeypatch):
     import io
 
