@@ -90,12 +90,12 @@ def open_report(workdir: str, first_step: int, steps: int) -> Iterator[Report]:
 def _json_lines(path: pathlib.Path, first_step: int, say: Callable[[str], None]) -> Iterator[Callable[[Record], None]]:
     """Appends one line a record. A line cut short by a crash, and lines of steps to be done again, are dropped.
 
-    Lines that cannot be written are told of to `say` and tried again with the next one: a full disk costs none where
-    it is mended in time. Raises OSError where they are still missing at the end.
+    Lines that cannot be written are kept and tried again with the next one: a full disk costs none where it is mended
+    in time. Training goes on; `say` is told when it begins, and at the end what is missing.
     """
     kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= first_step]
     write_atomically(path, "".join(kept))
-    unwritten = b""
+    unwritten, told = b"", False
     with open(path, "ab", buffering=0) as file:
 
         def write_on() -> str | None:
@@ -105,20 +105,22 @@ def _json_lines(path: pathlib.Path, first_step: int, say: Callable[[str], None])
                 while unwritten:
                     unwritten = unwritten[file.write(unwritten):]
             except OSError as error:
-                left = len(unwritten.splitlines())
-                return f"{path} cannot be written ({error.strerror}): it lacks the last {left} of its lines"
+                return error.strerror
             return None
 
         def write(record: Record) -> None:
-            nonlocal unwritten
+            nonlocal unwritten, told
             line = json.dumps({name: _written(value) for name, value in record.items()}) + "\n"
             unwritten += line.encode()
-            if (reason := write_on()) is not None:
-                say(f"{reason}, which are tried again with the next")
+            if (reason := write_on()) is not None and not told:
+                say(f"{path} cannot be written ({reason}): training goes on, and its lines are kept until they can be")
+            told = reason is not None
 
-        yield write
-        if (reason := write_on()) is not None:
-            raise OSError(reason)
+        try:
+            yield write
+        finally:
+            if (reason := write_on()) is not None:
+                say(f"{path} lacks the last {len(unwritten.splitlines())} of its lines ({reason})")
 
 
 def _written(value: Any) -> Any:
