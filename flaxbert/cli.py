@@ -67,14 +67,15 @@ def _train(
 
     import jax
 
-    keep_compilations()
+    told = keep_compilations()
     workdir, first = arguments.workdir, jax.process_index() == 0
     init = str(pathlib.Path(arguments.init).absolute()) if arguments.init is not None else None
     changed = check_run(workdir, experiment, facts, init) if first else None
     state_bytes = check_devices(experiment)
-    begin, told = None, list[str]()
+    begin = None
     if init is not None and not saved_steps(workdir):
-        begin, told = _begin_with(init, experiment, corpus)
+        begin, sentences = _begin_with(init, experiment, corpus)
+        told += sentences
     if first:  # it alone speaks and writes, but for the checkpoints, which all write together
         check_space(workdir, state_bytes)
         for sentence in [*joins.outlook(corpus, experiment), *describe_changes(changed or {}), *told]:
@@ -218,9 +219,13 @@ def finetune(arguments: Finetune) -> int:
         from flaxbert.finetuning.launch import launch
         from flaxbert.training.compilation import keep_compilations
 
-        keep_compilations()
+        def say(sentence: str) -> None:
+            print(sentence, file=sys.stderr, flush=True)
+
+        for sentence in keep_compilations():
+            say(sentence)
         try:
-            launch(arguments, stop, lambda sentence: print(sentence, file=sys.stderr, flush=True))
+            launch(arguments, stop, say)
         except Stopped:
             print("stopped; the runs that had ended are kept: the same command goes on from here", file=sys.stderr)
             return STOPPED

@@ -61,7 +61,8 @@ def embed(
     longest = loaded.config.max_length if max_length is None else max_length
     if not 5 <= longest <= loaded.config.max_length:
         raise ValueError(f"max_length {longest} is not in [5, {loaded.config.max_length}], the model's range")
-    keep_compilations()
+    for sentence in keep_compilations():
+        say(sentence)
     size, cut = loaded.config.hidden_size * (len(chosen.layers) if combine == "concat" else 1), 0
     with _opened(output, len(examples.items), size) as write:
         for start in range(0, len(examples.items), _AT_ONCE):

@@ -4,18 +4,29 @@ import hashlib
 import os
 import pathlib
 import platform
+import tempfile
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
 
-def keep_compilations() -> None:
+def keep_compilations() -> list[str]:
     """Keeps what JAX compiles in the user's cache folder, unless its own variable names another; with
-    JAX_ENABLE_COMPILATION_CACHE=false nothing is kept.
+    JAX_ENABLE_COMPILATION_CACHE=false nothing is kept. Returns what is to be said: where the folder cannot be written,
+    nothing is kept either, and it only takes longer.
     """
     import jax
 
-    if VARIABLE not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+    if VARIABLE in os.environ or not jax.config.jax_enable_compilation_cache:
+        return []
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # permissions alone do not tell: JAX would warn at every program
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows a home folder
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+        return [f"what is compiled is not kept for the next launch ({reason}): {VARIABLE} names a folder for it"]
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    return []
 
 
 def cache_folder() -> pathlib.Path:
