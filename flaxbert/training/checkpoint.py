@@ -19,7 +19,7 @@ from flaxbert.training.meeting import MEETING
 from flaxbert.training.orbax_manager import (
     SAVE_ERRORS, UNFINISHED, Manager, close_manager, open_manager, reason_of, withhold_tracebacks,
 )  # fmt: skip
-from flaxbert.training.recovery import checkpoint_folder, newest_whole, saved_steps, settle_newest
+from flaxbert.training.recovery import checkpoint_folder, kept_aside, newest_whole, saved_steps, settle_newest
 from flaxbert.training.step import TrainState
 
 FAILED_SAVES = 3  # in a row: the work of three intervals is at stake, and whatever is wrong does not mend itself
@@ -114,12 +114,18 @@ class Checkpoints:
             self.wait()
         return time.perf_counter() - began
 
-    def delete(self, step: int) -> None:
-        """Deletes a committed step."""
+    def replace(
+        self, state: TrainState, step: int, position: dict[str, int], config: dict[str, Any],
+        held_out: dict[str, float] | None,
+    ) -> float:  # fmt: skip
+        """Commits the newest step anew; what was saved of it is there until that is done. The step before must be whole:
+        a reader, or the next launch after a kill, may find it the newest for a moment. Returns the seconds it took.
+        """
         self.wait()
-        manager = self._opened()
-        manager.delete(step)
-        self.latest = manager.latest_step()
+        self.close()  # it lists the step that goes
+        with kept_aside(self._folder / str(step)):
+            self.latest = self._opened().latest_step()
+            return self.commit(state, step, position, config, held_out)
 
     def best(self) -> int | None:
         """The step with the lowest held-out loss; in a run of phases, of the latest phase that was evaluated."""

@@ -268,16 +268,14 @@ def _held_out(run: _Run, course: _Course, progress: _Progress) -> Record | None:
 
 def _evaluate_checkpoint(run: _Run, course: _Course, progress: _Progress) -> bool:
     """Writes the held-out line of the checkpoint just restored, which a signal had kept from being written, and the
-    checkpoint again with its loss; False where another signal came. Killed in between, the run goes on from the
-    checkpoint before it, and is the same run. The only one stays as it is, without its loss: it is not deleted.
+    checkpoint again with its loss; False where another signal came. The only one stays as it is, without its loss.
     """
     held_out = _held_out(run, course, progress)
     if held_out is None:
         return False
     run.report.record(held_out)
-    if any_process(len(saved_steps(run.workdir)) > 1):  # all have looked before the first one deletes
-        run.checkpoints.delete(progress.step)
-        _save(run, run.checkpoints.commit, progress, held_out)
+    if any_process(len(saved_steps(run.workdir)) > 1):  # all have looked before the first one moves it
+        _save(run, run.checkpoints.replace, progress, held_out)
     return True
 
 

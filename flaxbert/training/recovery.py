@@ -3,18 +3,21 @@
 import contextlib
 import pathlib
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from flaxbert.training.distributed import wait_for_all
 from flaxbert.training.manifest import find_damage
 
 # What Orbax reads of every checkpoint to list them: one of these altered and it could list none, or keep a wrong best.
 LISTED = ("_CHECKPOINT_METADATA", "metrics/metrics")
 SAVED = ".saved"  # beside the folder of checkpoints, from the first one on: the folder may be lost
+REPLACED = "replaced-"  # before the step of a checkpoint that is being saved anew
 NOTHING, REFUSED = -1, -2  # in place of a step, where process 0 tells the others
 
 
@@ -93,7 +96,33 @@ def settle_newest(workdir: str, say: Callable[[str], None]) -> int | None:
     return None if step == NOTHING else step
 
 
+@contextlib.contextmanager
+def kept_aside(path: pathlib.Path) -> Iterator[None]:
+    """A checkpoint under another name, for as long as its place is wanted for another. Where that does not come it is
+    put back: at the end, or by the next launch where this one is killed.
+    """
+    if jax.process_index() == 0:
+        path.rename(path.with_name(REPLACED + path.name))
+    wait_for_all(f"{path} is set aside")
+    try:
+        yield
+    finally:
+        if jax.process_index() == 0:
+            _settle_replaced(path.parent)
+
+
+def _settle_replaced(folder: pathlib.Path) -> None:
+    """What was to be replaced goes where another has come, and comes back where none has."""
+    for aside in folder.glob(f"{REPLACED}*"):
+        path = aside.with_name(aside.name.removeprefix(REPLACED))
+        if find_damage(path) is None:
+            shutil.rmtree(aside, ignore_errors=True)
+        elif not path.exists():
+            aside.rename(path)
+
+
 def _set_damaged_aside(folder: pathlib.Path, say: Callable[[str], None]) -> int | None:
+    _settle_replaced(folder)
     newest, damaged = newest_whole(folder)
     if newest is not None:
         mark_saved(folder)

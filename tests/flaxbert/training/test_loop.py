@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from flaxbert.config import MeshConfig
-from flaxbert.training import loop
+from flaxbert.training import checkpoint, loop, orbax_manager
 from flaxbert.training.checkpoint import open_checkpoints, restore_params
 from flaxbert.training.loop import Outcome, check_devices, train
 
@@ -252,6 +254,28 @@ def test_the_only_checkpoint_is_never_deleted_for_its_loss(tmp_path, with_train,
     train(with_train(eval_every=6, checkpoint_every=100), str(tmp_path), streams_of())
     assert [(line["step"], line["split"]) for line in lines(tmp_path)][-1] == (12, "validation")
     assert (tmp_path / "checkpoints" / "12").stat().st_ino == before.st_ino
+
+
+def test_a_checkpoint_stays_until_the_one_that_replaces_it_is_saved(
+    uninterrupted, tmp_path, with_train, streams_of, monkeypatch
+):
+    """The held-out line of step 12 is missing, so that is saved anew with its loss; every try fails."""
+    monkeypatch.setattr(checkpoint, "RETRY_SECONDS", 0.0)
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    written = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join(written[:-1]), encoding="utf-8")
+    before = (workdir / "checkpoints" / "12").stat().st_ino
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="checkpoints/12 could not be saved"):
+        broken.setattr(orbax_manager, "write_manifest", no_space)
+        train(with_train(), str(workdir), streams_of())
+    assert checkpoints(workdir) == [6, 9, 12] and (workdir / "checkpoints" / "12").stat().st_ino == before
+    assert train(with_train(), str(workdir), streams_of()) == Outcome(12, False)
+    assert_same_run(workdir, uninterrupted)
+
+
+def no_space(folder):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_evaluation_can_be_switched_off(tmp_path, with_train, streams_of):

@@ -21,7 +21,7 @@ from flaxbert.training import orbax_manager
 from flaxbert.training.checkpoint import open_checkpoints, restore_params
 from flaxbert.training.guard import new_guard
 from flaxbert.training.manifest import MANIFEST, find_damage
-from flaxbert.training.recovery import saved_steps
+from flaxbert.training.recovery import REPLACED, saved_steps, settle_newest
 from flaxbert.training.step import TrainState, step_sums
 
 
@@ -159,6 +159,17 @@ def test_a_deletion_cut_short_leaves_no_damaged_checkpoint(run, monkeypatch):
     assert {path.name for path in (run / "checkpoints" / "deleted").iterdir()} == {"1", "2", "3"}
     save_steps(run, [])
     assert not (run / "checkpoints" / "deleted").exists() and saved_steps(str(run)) == [4]
+
+
+@pytest.mark.parametrize("come", [False, True], ids=["before it was saved anew", "after"])
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_one_of_the_two(run, come):
+    newest = max(saved_steps(str(run)))
+    path = run / "checkpoints" / str(newest)
+    aside = path.rename(path.with_name(f"{REPLACED}{newest}"))
+    if come:
+        shutil.copytree(aside, path)
+    assert settle_newest(str(run), pytest.fail) == newest
+    assert not aside.exists() and find_damage(path) is None
 
 
 def test_what_is_set_aside_is_neither_listed_nor_deleted(run):
