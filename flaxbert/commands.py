@@ -34,7 +34,7 @@ class Peers:
 
     coordinator: str | None = None
     """HOST:PORT of process 0, free there, of several that are told of each other by these three flags. None: by TPU
-    hosts, SLURM or Open MPI; one process where there is none of them."""
+    hosts, SLURM, Open MPI or an indexed job of Kubernetes; one process where there is none of them."""
     processes: int | None = None
     """How many there are."""
     process: int | None = None

@@ -12,6 +12,7 @@ import yaml
 
 from flaxbert import cli
 from flaxbert.commands import Peers
+from flaxbert.training import distributed
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCH = ROOT / "experiments" / "launch"
@@ -172,16 +173,19 @@ def test_the_command_of_a_jobset_is_ours_and_tells_the_processes_of_each_other(p
     job = workers["template"]["spec"]
     [container] = job["template"]["spec"]["containers"]
     name = container["command"][0]
-    environment = {entry["name"] for entry in container.get("env", [])}
-    argv = [re.sub(r"\$\((\w+)\)", lambda m: "1" if m[1] in environment else m[0], a) for a in container["command"]]
-    peers = parsed(argv[1:]).peers
+    peers = parsed(container["command"][1:]).peers
     assert name == "flaxbert"
+    assert peers == Peers(start_seconds=peers.start_seconds), "the environment says who the others are"
+    environment = {entry["name"]: entry["value"] for entry in container.get("env", [])}
+    assert all(isinstance(value, str) for value in environment.values()), "Kubernetes refuses numbers"
+    environment["JOB_COMPLETION_INDEX"] = "1"  # Kubernetes' own
     if "google.com/tpu" in container["resources"]["limits"]:
-        assert peers == Peers(start_seconds=peers.start_seconds), "GKE says who the others are"
+        assert distributed.found(peers, environment | {"TPU_ML_PLATFORM": "JAX", "TPU_WORKER_HOSTNAMES": "a,b"}) == {}
     else:
+        told = distributed.found(peers, environment)
         jobset_name, port = jobset["metadata"]["name"], container["ports"][0]["containerPort"]
-        assert peers.coordinator == f"{jobset_name}-{workers['name']}-0-0.{jobset_name}:{port}"
-        assert (peers.processes, peers.process) == (job["completions"], 1)
+        assert told["coordinator_address"] == f"{jobset_name}-{workers['name']}-0-0.{jobset_name}:{port}"
+        assert (told["num_processes"], told["process_id"]) == (job["completions"], 1)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

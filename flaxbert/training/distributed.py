@@ -102,7 +102,7 @@ def found(peers: Peers, environ: Mapping[str, str]) -> dict[str, Any] | None:
             "cluster_detection_method": "deactivate",  # else JAX may still hide devices, or ask Kubernetes' API
         }  # fmt: skip
     # Open MPI first: under SLURM the step is that of its daemons.
-    for find in (_open_mpi, _slurm, _tpu):
+    for find in (_open_mpi, _slurm, _tpu, _kubernetes):
         arguments = find(environ)
         if arguments is not None:
             return arguments
@@ -153,6 +153,25 @@ def _tpu(environ: Mapping[str, str]) -> dict[str, Any] | None:
     return {} if "," in hosts or int(environ.get("MEGASCALE_NUM_SLICES", 1)) > 1 else None
 
 
+def _kubernetes(environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """Kubernetes gives each pod of an indexed job its number, and nothing more: where the first one is and how many
+    there are, the manifest says. JAX would ask the API server, for which a pod mostly has no permission.
+    """
+    index = environ.get("JOB_COMPLETION_INDEX")
+    if index is None or "TPU_WORKER_HOSTNAMES" in environ:  # GKE tells each TPU host of the others, if there are any
+        return None
+    coordinator, count = environ.get("JAX_COORDINATOR_ADDRESS"), environ.get("JAX_NUM_PROCESSES")
+    if coordinator and count:
+        return found(Peers(coordinator, int(count), int(index)), {})
+    if index == "0":
+        return None  # of a job of one pod; of a larger one the others are refused, and end the job
+    raise ValueError(
+        f"this is pod {index} of an indexed job, and nothing says where pod 0 is and how many there are: set "
+        "JAX_COORDINATOR_ADDRESS to HOST:PORT and JAX_NUM_PROCESSES, or give --coordinator HOST:PORT, --processes and "
+        "--process; --coordinator localhost:8476 --processes 1 --process 0 where each pod makes a run of its own"
+    )
+
+
 def _join(arguments: dict[str, Any], peers: Peers) -> None:
     import jax
 
@@ -188,7 +207,7 @@ def _check_port_is_free(address: str) -> None:
         socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
     except OSError as error:
         reason = os.strerror(error.errno or 0)  # its own sentence names the address too
-        raise ValueError(f"port {port} of --coordinator cannot be opened here: {reason}") from None
+        raise ValueError(f"port {port} of {address} cannot be opened here: {reason}") from None
 
 
 def _end() -> None:
@@ -200,11 +219,11 @@ def _end() -> None:
 
 def _sentences(arguments: dict[str, Any], peers: Peers) -> tuple[str, str]:
     """What is to be said of an abort before and after the processes have joined."""
-    known = "process_id" in arguments
-    who = f"process {peers.process} of {peers.processes}" if known else "this process"
+    first = arguments.get("coordinator_address", "the first one")
+    who = f"process {arguments['process_id']} of {arguments['num_processes']}" if "process_id" in arguments else "this process"
     return (
         f"flaxbert: {who} could not join the others within {peers.start_seconds} seconds (--start-seconds): each "
-        f"must run, reach {peers.coordinator if known else 'the first one'}, and have an index of its own and the "
+        f"must run, reach {first}, and have an index of its own and the "
         "same number of processes as the others",
         f"flaxbert: {who} was ended by JAX, most likely because another has gone or was silent for "
         f"{peers.heartbeat_seconds} seconds (--heartbeat-seconds): the output of the others says which, and why; the "

@@ -12,12 +12,13 @@ from flaxbert.commands import Peers  # noqa: E402
 from flaxbert.training.distributed import joined  # noqa: E402
 from flaxbert.training.signals import stop_requested  # noqa: E402
 
-COORDINATOR = sys.argv[1]
+COORDINATOR = sys.argv[1]  # or `environment`, where that names the others
 PROCESSES, PROCESS, HEARTBEAT_SECONDS, START_SECONDS, STEPS, FAILS_AT = map(int, sys.argv[2:])
 
 
 def main():
-    with stop_requested() as stop, joined(Peers(COORDINATOR, PROCESSES, PROCESS, HEARTBEAT_SECONDS, START_SECONDS)):
+    named = (None, None, None) if COORDINATOR == "environment" else (COORDINATOR, PROCESSES, PROCESS)
+    with stop_requested() as stop, joined(Peers(*named, HEARTBEAT_SECONDS, START_SECONDS)):
         return train(stop)
 
 

@@ -48,11 +48,11 @@ def start():
     """Starts process `process` of two; what still runs at the end of the test is killed."""
     address, begun = free_address(), []
 
-    def begin(process, *, address=address, steps=-1, fails_at=-1, start_seconds=60):
+    def begin(process, *, address=address, steps=-1, fails_at=-1, start_seconds=60, environ=None):
         numbers = map(str, (2, process, HEARTBEAT, start_seconds, steps, fails_at))
         command = [sys.executable, str(PEER), address, *numbers]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        begun.append(subprocess.Popen(command, **pipes, env=os.environ, cwd=PEER.parents[3]))
+        begun.append(subprocess.Popen(command, **pipes, env=os.environ | (environ or {}), cwd=PEER.parents[3]))
         return begun[-1]
 
     yield begin
@@ -140,7 +140,7 @@ def test_a_port_that_is_taken_is_named(start):
         port = taken.getsockname()[1]
         status, said = end(start(0, address=f"127.0.0.1:{port}"), 0)
     assert status == 1
-    assert said == [f"flaxbert: port {port} of --coordinator cannot be opened here: Address already in use"]
+    assert said == [f"flaxbert: port {port} of 127.0.0.1:{port} cannot be opened here: Address already in use"]
 
 
 SLURM = {
@@ -151,6 +151,8 @@ OPEN_MPI = {
     "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1"
 }  # fmt: skip
 TPU = {"TPU_ML_PLATFORM": "JAX"}
+POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
+NAMED = {"JAX_COORDINATOR_ADDRESS": "run-workers-0-0.run:8476", "JAX_NUM_PROCESSES": "2"}
 ALL_DEVICES = {"local_device_ids": []}
 BY_SLURM = {"cluster_detection_method": "slurm", "num_processes": 16}
 BY_OPEN_MPI = {"cluster_detection_method": "ompi"}
@@ -165,7 +167,10 @@ BY_OPEN_MPI = {"cluster_detection_method": "ompi"}
     TPU | {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"},
     TPU | {"TPU_SKIP_MDS_QUERY": "1"},
     TPU | {"TPU_WORKER_HOSTNAMES": "a,b", "JAX_PLATFORMS": "cpu"},
-    {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"},
+    {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
+    POD | {"JOB_COMPLETION_INDEX": "0"},  # of one pod, as far as it knows
+    POD | TPU | {"TPU_WORKER_HOSTNAMES": "localhost", "JOB_COMPLETION_INDEX": "1"},  # each host a run of its own
+    POD | NAMED | {"JAX_NUM_PROCESSES": "1", "JOB_COMPLETION_INDEX": "0"},
 ])  # fmt: skip
 def test_nothing_waits_for_others_where_the_environment_names_none(environ):
     assert found(Peers(), environ) is None
@@ -183,6 +188,11 @@ def test_nothing_waits_for_others_where_the_environment_names_none(environ):
     (TPU, {}),
     (TPU | {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}, {}),
     (TPU | {"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, {}),
+    (TPU | POD | {"TPU_WORKER_HOSTNAMES": "a,b"}, {}),
+    (POD | NAMED, {
+        "coordinator_address": "run-workers-0-0.run:8476", "num_processes": 2, "process_id": 1,
+        "cluster_detection_method": "deactivate",
+    }),
 ])  # fmt: skip
 def test_several_processes_are_found_in_their_launchers_environment(environ, expected):
     assert found(Peers(), environ) == expected
@@ -197,6 +207,27 @@ def test_flags_go_before_the_environment():
 def test_a_launcher_that_does_not_say_enough_is_refused():
     with pytest.raises(ValueError, match="give --coordinator HOST:PORT"):
         found(Peers(), {"OMPI_COMM_WORLD_SIZE": "8"})
+
+
+@pytest.mark.parametrize("told", [{}, {"JAX_NUM_PROCESSES": "2"}, {"JAX_COORDINATOR_ADDRESS": "host:1234"}], ids=str)
+def test_a_pod_of_several_that_is_not_told_of_the_others_is_refused(told):
+    """It would train alone, in the work directory of the others."""
+    with pytest.raises(ValueError, match="pod 1 of an indexed job.* or give --coordinator .*, --processes and --proc"):
+        found(Peers(), POD | told)
+
+
+def test_a_pod_whose_number_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="--process 1 is not one of the 1 that --processes says"):
+        found(Peers(), POD | NAMED | {"JAX_NUM_PROCESSES": "1"})
+
+
+def test_two_pods_find_each_other_by_their_environment(start):
+    address = free_address()
+    pods = [POD | {
+        "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JOB_COMPLETION_INDEX": str(index)
+    } for index in (0, 1)]  # fmt: skip
+    both = [start(index, address="environment", steps=20, environ=pod) for index, pod in enumerate(pods)]
+    assert [end(process, 60) for process in both] == [(0, [])] * 2
 
 
 def test_only_the_loss_of_a_process_is_taken_for_one():
