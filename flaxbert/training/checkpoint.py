@@ -118,8 +118,8 @@ class Checkpoints:
         self, state: TrainState, step: int, position: dict[str, int], config: dict[str, Any],
         held_out: dict[str, float] | None,
     ) -> float:  # fmt: skip
-        """Commits the newest step anew; what was saved of it is there until that is done. The step before must be whole:
-        a reader, or the next launch after a kill, may find it the newest for a moment. Returns the seconds it took.
+        """Commits the newest step anew; what was saved of it stays until that is done. There must be one before it: a
+        reader may find that the newest for a moment. Returns the seconds that the caller waited.
         """
         self.wait()
         self.close()  # it lists the step that goes

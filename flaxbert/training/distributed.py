@@ -219,12 +219,12 @@ def _end() -> None:
 
 def _sentences(arguments: dict[str, Any], peers: Peers) -> tuple[str, str]:
     """What is to be said of an abort before and after the processes have joined."""
-    first = arguments.get("coordinator_address", "the first one")
-    who = f"process {arguments['process_id']} of {arguments['num_processes']}" if "process_id" in arguments else "this process"
+    first, who = arguments.get("coordinator_address", "the first one"), "this process"
+    if "process_id" in arguments:
+        who = f"process {arguments['process_id']} of {arguments['num_processes']}"
     return (
         f"flaxbert: {who} could not join the others within {peers.start_seconds} seconds (--start-seconds): each "
-        f"must run, reach {first}, and have an index of its own and the "
-        "same number of processes as the others",
+        f"must run, reach {first}, and have an index of its own and the same number of processes as the others",
         f"flaxbert: {who} was ended by JAX, most likely because another has gone or was silent for "
         f"{peers.heartbeat_seconds} seconds (--heartbeat-seconds): the output of the others says which, and why; the "
         "same command in all of them goes on from the last checkpoint",
