@@ -133,7 +133,10 @@ def plan(arguments: Plan) -> int:
     from flaxbert.tools.plan import plan as run
 
     waiting = Progress(visible=True).waiting
-    plan_tables.show(run(experiment, arguments.topology, arguments.mfu, arguments.search, waiting), arguments.json)
+    found = run(
+        experiment, arguments.topology, arguments.mfu, arguments.search, waiting=waiting, peak=arguments.peak_flops
+    )
+    plan_tables.show(found, arguments.json)
     return DONE
 
 

@@ -114,6 +114,8 @@ class Plan:
     """A prepared corpus, for the size of its vocabulary. None: `--model.vocab-size`, or 30,522."""
     mfu: float = 0.5
     """The share of the devices' peak that speeds and hours are told at."""
+    peak_flops: float | None = None
+    """The peak of one device in FLOP/s, such as 989e12. None: that of its kind, where it is known."""
     search: int = 8
     """Compilations that the search for the largest batch may take. 0: no search."""
     json: str | None = None

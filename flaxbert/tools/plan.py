@@ -24,16 +24,19 @@ Plan = dict[str, Any]
 
 def plan(
     experiment: Experiment, topology: str | None = None, mfu: float = 0.5, search: int = 8,
-    waiting: Waiting = contextlib.nullcontext,
+    waiting: Waiting = contextlib.nullcontext, peak: float | None = None,
 ) -> list[Plan]:  # fmt: skip
     """All that can be said of each phase of a run before it is made, on a TPU slice that need not be there or on the
     devices here.
 
-    `search` compilations a phase at most look for the largest batch. Raises ValueError where the experiment does not
-    fit the devices, and for a topology that is not known.
+    `search` compilations a phase at most look for the largest batch. `peak` is that of one device in FLOP/s; None: of
+    its kind, where that is known. Raises ValueError where the experiment does not fit the devices, and for a topology
+    that is not known.
     """
     if not 0 < mfu <= 1:
         raise ValueError(f"--mfu {mfu} is not in (0, 1]")
+    if peak is not None and not 0 < peak < math.inf:
+        raise ValueError(f"--peak-flops {peak} is not positive")
     if search < 0:
         raise ValueError(f"--search {search} is negative")
     experiment, assumed = _with_a_vocabulary(experiment)
@@ -41,13 +44,13 @@ def plan(
     plans = []
     for number, part in enumerate(parts(experiment)):
         with named(experiment, number):
-            plans.append({"assumed": assumed} | _plan_part(part, topology, devices, mfu, search, waiting))
+            plans.append({"assumed": assumed} | _plan_part(part, topology, devices, search, waiting))
+            plans[-1]["speed"] = _speed(part, devices, mfu, peak or peak_flops(devices[0].device_kind))
     return plans
 
 
-def _plan_part(
-    part: Part, topology: str | None, devices: list[Any], mfu: float, search: int, waiting: Waiting
-) -> Plan:  # fmt: skip
+def _plan_part(part: Part, topology: str | None, devices: list[Any], search: int, waiting: Waiting) -> Plan:
+    """All of a plan but the speed."""
     experiment: Experiment = part.experiment
     mesh, memory = make_mesh(experiment.mesh, devices), device_memory(devices[0], len(devices))
     capacity = None if memory is None else memory.bytes
@@ -63,7 +66,6 @@ def _plan_part(
         "memory_needed": first.bytes,
         "fits": first.fits if capacity is not None else None,
         "flops": _flops(experiment, step),
-        "speed": _speed(part, devices, mfu),
         "collectives": None if step is None else _collectives(step),
         "largest_batch": None,
     }
@@ -110,10 +112,10 @@ def _flops(experiment: Experiment, step: CompiledStep | None) -> dict[str, Any]:
     }
 
 
-def _speed(part: Part, devices: list[Any], mfu: float) -> dict[str, Any] | None:
+def _speed(part: Part, devices: list[Any], mfu: float, peak: float | None) -> dict[str, Any] | None:
     """Rates and the length of the schedule at a share of the devices' peak; None where the peak is not known."""
     experiment: Experiment = part.experiment
-    peak, config, length = peak_flops(devices[0].device_kind), experiment.train, experiment.data.sequence_length
+    config, length = experiment.train, experiment.data.sequence_length
     if peak is None:
         return None
     parts = flops_by_part(experiment.model, length, experiment.data.predictions_per_row)

@@ -41,7 +41,7 @@ def _print(plan: Plan, console: "Console") -> None:
     train, mesh = settings["train"], " x ".join(f"{name} {size}" for name, size in devices["mesh"].items())
     where = devices["topology"] or "this machine"
     console.print(
-        f"{plan['parameters']:,} parameters; batches of {train['batch_size']:,} rows of "
+        f"{plan['parameters']:,} parameters; batches of {train['batch_size']:,} {_rows(plan)} of "
         f"{settings['data']['sequence_length']}, {train['compute_dtype']}; {plan['steps']:,} steps"
     )
     console.print(f"{where}: {devices['count']} x {devices['kind']}, mesh {mesh}")
@@ -95,6 +95,11 @@ def _flops(plan: Plan) -> "Table":
     return table
 
 
+def _rows(plan: Plan) -> str:
+    """What a row of a batch is."""
+    return "sequences" if plan["settings"]["data"]["packing"] == 1 else "rows"
+
+
 def _tera(count: float) -> str:
     return f"{count / 1e12:.4g}"
 
@@ -111,8 +116,8 @@ def _speed(plan: Plan) -> "Table | None":
     peak = _tera(speed["peak_flops_per_device"])
     table = _table(f"At {speed['mfu']:.0%} of the peak ({peak} TFLOP/s a device)", "", "")
     table.add_row("seconds a step", f"{speed['seconds_per_step']:.4g}")
-    table.add_row("rows a second", f"{speed['rows_per_second']:,.0f}")
-    table.add_row("positions a second, padding included", f"{speed['tokens_per_second']:,.0f}")
+    table.add_row(f"{_rows(plan)} a second", f"{speed['rows_per_second']:,.0f}")
+    table.add_row("tokens a second, padding included", f"{speed['tokens_per_second']:,.0f}")
     table.add_row(f"hours for {plan['steps']:,} steps", f"{speed['seconds'] / 3600:,.2f}")
     table.add_row("device hours", f"{speed['device_hours']:,.1f}")
     return table
@@ -146,12 +151,12 @@ def _sentences(plan: Plan) -> list[str]:
         there = f"{devices['memory'] / 1e9:.1f} GB"
         found.append(f"The step does not fit: it needs{needed} more than the {there} that a device has.")
     if plan["speed"] is None:
-        found.append(f"The peak of a {devices['kind']} is not known: no speed is foretold.")
+        found.append(f"The peak of a {devices['kind']} is not known: no speed is foretold; --peak-flops says it.")
     if plan["collectives"] and plan["collectives"]["loops_counted_once"]:
         found.append(f"{plan['collectives']['loops_counted_once']} loops of unknown length are counted once.")
     if search is not None and search["rows"]:
         refused = f"{search['refused']:,} do not" if search["refused"] else "more may"
-        found.append(f"Largest batch found that fits: {search['rows']:,} rows ({refused}).")
+        found.append(f"Largest batch found that fits: {search['rows']:,} {_rows(plan)} ({refused}).")
     elif search is not None:
-        found.append(f"No batch found that fits; the smallest tried: {search['refused']:,} rows.")
+        found.append(f"No batch found that fits; the smallest tried: {search['refused']:,} {_rows(plan)}.")
     return found

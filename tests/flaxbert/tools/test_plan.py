@@ -187,7 +187,25 @@ def test_the_tables_hold_every_kind_of_memory_every_part_and_every_collective(fo
     said = capsys.readouterr().out
     names = [*found["memory"], *found["flops"]["parts"], *found["collectives"]["kinds"]]
     assert [name for name in names if name not in said] == []
-    assert f"{found['memory_needed'] / 1e9:.3f}" in said and f"{found['largest_batch']['rows']:,} rows" in said
+    assert f"{found['memory_needed'] / 1e9:.3f}" in said and f"{found['largest_batch']['rows']:,} sequences" in said
+
+
+def test_speeds_are_told_of_a_device_whose_peak_its_user_knows(found, capsys, monkeypatch):
+    """A row is a sequence, unless it is packed."""
+    monkeypatch.setenv("COLUMNS", "100")
+    assert found["speed"] is None
+    told, = plan(EXPERIMENT, mfu=0.25, search=0, peak=1e12)
+    rows = 0.25 * 1e12 * 4 * EXPERIMENT.train.batch_size / told["flops"]["model"]
+    assert told["speed"]["rows_per_second"] == pytest.approx(rows)
+    assert told["speed"]["tokens_per_second"] == pytest.approx(rows * 32)
+    show([found, told])
+    said = capsys.readouterr().out
+    assert "no speed is foretold; --peak-flops says it" in said
+    assert f"sequences a second {rows:,.0f}" in " ".join(said.split())
+    assert f"tokens a second, padding included {rows * 32:,.0f}" in " ".join(said.split())
+    settings = told["settings"] | {"data": told["settings"]["data"] | {"packing": 2}}
+    show([told | {"settings": settings}])
+    assert "rows a second" in capsys.readouterr().out
 
 
 def test_the_hours_of_phases_are_those_of_their_steps_and_added_up(found, capsys, monkeypatch):
@@ -228,12 +246,13 @@ def test_each_phase_is_planned_by_itself(capsys, monkeypatch, tmp_path):
     assert second["flops"] == alone["flops"] and second["memory"] == alone["memory"] != first["memory"]
     show([first, second], str(tmp_path / "plan.json"))
     said = capsys.readouterr().out
-    assert said.index("phase 1 of 2") < said.index("batches of 64 rows of 16") < said.index("phase 2 of 2")
+    assert said.index("phase 1 of 2") < said.index("batches of 64 sequences of 16") < said.index("phase 2 of 2")
     assert json.loads((tmp_path / "plan.json").read_text()) == json.loads(json.dumps({"phases": [first, second]}))
 
 
 @pytest.mark.parametrize("flags, words", [
     (["--mfu", "0"], "--mfu 0.0 is not in (0, 1]"), (["--search", "-1"], "--search -1 is negative"),
+    (["--peak-flops", "0"], "--peak-flops 0.0 is not positive"),
     (["--topology", "v5e:5x5"], "'v5e:5x5' is not known"), (["--mesh.data", "3"], "does not fit the 4 device(s) found"),
     (["--train.batch-size", "6"], "train.batch_size 6 is not a multiple of mesh.data x mesh.fsdp = 4"),
     (["--corpus", "nowhere"], "nowhere is not a prepared corpus"), (["--json", "no/such/folder.json"], "no folder no"),
