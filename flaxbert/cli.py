@@ -89,20 +89,21 @@ def _train(
         try:
             outcome = train(experiment, workdir, joins.streams(corpus, experiment), stop, begin)
         except DeviceMemoryError as error:
-            raise ValueError(f"{error}: {_what_would_fit(error.experiment, error.phase)}") from error
+            raise ValueError(f"{error}: {_what_would_fit(error.experiment, error.phase, error.step_bytes)}") from error
     return STOPPED if outcome.stopped else DONE
 
 
-def _what_would_fit(experiment: Experiment, phase: int | None) -> str:
+def _what_would_fit(experiment: Experiment, phase: int | None, step_bytes: int | None) -> str:
     """In the flags of the phase where the run has phases."""
     own = "--train." if phase is None else f"--phases.{phase}."
     import jax
 
     from flaxbert.sharding import make_mesh
-    from flaxbert.tools.plan import what_would_fit
+    from flaxbert.tools.plan import gigabytes, what_would_fit
 
     if jax.process_count() > 1:  # the others end in seconds: there is no time to compile
-        return f"a larger {own}microbatches, a smaller {own}batch-size or `flaxbert plan` help"
+        needs = "" if step_bytes is None else f"the step needs {gigabytes(step_bytes)} GB of each device; "
+        return f"{needs}a larger {own}microbatches, a smaller {own}batch-size or `flaxbert plan` help"
     return what_would_fit(experiment, make_mesh(experiment.mesh)).replace("--train.", own)
 
 

@@ -50,8 +50,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     rest = config.fsdp * config.tensor
     data = config.data if config.data is not None else len(devices) // rest
     if data * rest != len(devices):
+        stated = "" if config.data is None else f"mesh.data={config.data} x "
         raise ValueError(
-            f"mesh.data={config.data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} does not fit "
+            f"{stated}mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} does not fit "
             f"the {len(devices)} device(s) found"
         )
     shape, names = (data, config.fsdp, config.tensor), ("data", "fsdp", "tensor")

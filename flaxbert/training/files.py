@@ -4,6 +4,8 @@ import os
 import pathlib
 import shutil
 
+STUDY = "not_finite"  # the folder of a run with what is left for study where its numbers stopped being numbers
+
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Writes under a temporary name, then renames. Raises OSError with the name of the file, which that of a full disk

@@ -59,6 +59,8 @@ class Flight:
         """A process was asked to stop when a step that is done was begun."""
         self.hopeless: Step | None = None
         """The step at which too many in a row were not finite."""
+        self.step_bytes: int | None = None
+        """What the compiled step takes of a device, once the compiler has said so."""
 
     def add(self, step: Step) -> None:
         """A step has been given to the devices. Blocks until few are under way: every one holds a batch in memory."""

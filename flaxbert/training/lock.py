@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator
 
 LOCK = ".lock"
+ASKING_SECONDS = 1.0  # far more than a launch that asks holds the lock
 
 
 def check_no_launch(workdir: str) -> None:
@@ -34,7 +35,7 @@ def only_launch(workdir: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / LOCK)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=ASKING_SECONDS, poll_interval=0.02)
     except filelock.Timeout:
         raise _taken(workdir) from None
     try:

@@ -22,7 +22,7 @@ from flaxbert.training.profile import is_missed, open_profile
 from flaxbert.training.recovery import saved_steps
 from flaxbert.training.schedule import Schedule, run_schedule
 from flaxbert.training.signals import stop_requested
-from flaxbert.training.step import Functions, TrainState, build_functions
+from flaxbert.training.step import Functions, TrainState, build_functions, step_bytes
 from flaxbert.training.study import keep_for_study
 
 Batch = dict[str, np.ndarray]
@@ -50,10 +50,12 @@ class Outcome(NamedTuple):
 class DeviceMemoryError(Exception):
     """The devices' memory is exhausted."""
 
-    def __init__(self, experiment: Experiment, phase: int | None) -> None:
+    def __init__(self, experiment: Experiment, phase: int | None, step_bytes: int | None) -> None:
         super().__init__("the devices' memory is exhausted")
         self.experiment, self.phase = experiment, phase
         """Of the phase whose step needs too much; None: the run has no phases."""
+        self.step_bytes = step_bytes
+        """What the step takes of each device, where it had been compiled."""
 
 
 class _Run(NamedTuple):
@@ -133,14 +135,14 @@ def train(
 
 
 @contextlib.contextmanager
-def _exhaustion_named(experiment: Experiment, phase: int | None = None) -> Iterator[None]:
+def _exhaustion_named(experiment: Experiment, phase: int | None, flight: Flight | None = None) -> Iterator[None]:
     """XLA's refusal of memory, when a program is compiled or run, as DeviceMemoryError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise DeviceMemoryError(experiment, phase) from error
+        raise DeviceMemoryError(experiment, phase, None if flight is None else flight.step_bytes) from error
 
 
 def _begun(checkpoints: Checkpoints, functions: Functions, begin_with: Any) -> _Progress:
@@ -182,7 +184,7 @@ def _train_parts(run: _Run, mesh: jax.sharding.Mesh, progress: _Progress) -> Out
                 f"{part.experiment.train.batch_size:,} rows of {part.experiment.data.sequence_length} tokens"
             )
             progress = progress._replace(state=_forgetful(progress.state, functions))
-        with _exhaustion_named(part.experiment, number if run.experiment.phases else None):
+        with _exhaustion_named(part.experiment, number if run.experiment.phases else None, flight):
             progress, done = _train_part(run, _Course(number, part, functions, flight), progress)
         if not done:
             return _stopped(run.report, progress.step)
@@ -235,11 +237,12 @@ def _steps(run: _Run, course: _Course, progress: _Progress) -> Generator[_Progre
     step, state, _ = progress
     batch, after = next(batches := run.streams.train(course.number, progress.position))
     train_step = functions.train.lower(state, functions.put(batch)).compile()
+    flight.step_bytes = step_bytes(train_step, jax.local_devices()[0].platform)
     flight.interval.restart()
     with open_profile(config.profiled, run.workdir, run.report.say) as profile:
         # Of one process alone the handler is asked: its answer is there a step or two before that of the devices.
         while step < course.part.last_step and not (flight.stop or (jax.process_count() == 1 and run.stop())):
-            profile(step, flight.land)
+            profile(step, flight.land, flight.interval.paused)
             state, outcome = train_step(state, functions.put(batch, run.stop()))
             step, sums = step + 1, None
             run.report.step(step)
@@ -250,7 +253,7 @@ def _steps(run: _Run, course: _Course, progress: _Progress) -> Generator[_Progre
             position = after
             batch, after = next(batches)
             yield _Progress(step, state, position)
-        profile(step, flight.land)
+        profile(step, flight.land, flight.interval.paused)
 
 
 def _check_hope(run: _Run, course: _Course, state: TrainState) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from jax._src import profiler
@@ -21,10 +22,10 @@ def is_missed(steps: range, workdir: str, step: int) -> bool:
 @contextlib.contextmanager
 def open_profile(
     steps: range, workdir: str, say: Callable[[str], None]
-) -> Iterator[Callable[[int, Callable[[], None]], None]]:  # fmt: skip
-    """Gives a function to be called, after each step and before the first one, with the number of steps done and a
-    function that waits for those under way. A profile that was begun is written, however the run ends; where it cannot
-    be, that is said, and the run goes on.
+) -> Iterator[Callable[[int, Callable[[], None], Callable[[], Any]], None]]:  # fmt: skip
+    """Gives a function to be called, after each step and before the first one, with the number of steps done, a
+    function that waits for those under way, and one that makes a context in which no training is timed. A profile that
+    was begun is written, however the run ends; where it cannot be, that is said, and the run goes on.
     """
     running, folder = False, str(profile_folder(workdir))
 
@@ -36,15 +37,16 @@ def open_profile(
             # JAX goes on holding what it could not write, and would refuse the profile of the next phase.
             profiler._profile_state.reset()
 
-    def profile(step: int, wait: Callable[[], None]) -> None:
+    def profile(step: int, wait: Callable[[], None], paused: Callable[[], Any]) -> None:
         nonlocal running
         due = step + 1 in steps
         if due != running:
             wait()
-            if due:
-                jax.profiler.start_trace(folder)
-            else:
-                write()
+            with paused():  # to write takes seconds
+                if due:
+                    jax.profiler.start_trace(folder)
+                else:
+                    write()
             running = due
 
     try:

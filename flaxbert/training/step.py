@@ -197,6 +197,17 @@ def build_functions(experiment: Experiment, mesh: Mesh, schedule: Schedule | Non
     )
 
 
+def step_bytes(compiled: Any, platform: str) -> int | None:
+    """What a compiled step takes of a device at once, by the compiler's account; None where it gives none."""
+    found = compiled.memory_analysis()
+    if found is None:
+        return None
+    if platform == "tpu":  # its sum counts what lies in one place one after the other more than once; its peak does not
+        return int(found.peak_memory_in_bytes + found.generated_code_size_in_bytes)
+    sizes = found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes
+    return int(sum(sizes) - found.alias_size_in_bytes + found.generated_code_size_in_bytes)
+
+
 def check_batch(experiment: Experiment, mesh: Mesh) -> None:
     """Raises ValueError where the mesh and the microbatches do not divide the batch."""
     size, parts = experiment.train.batch_size, experiment.train.microbatches

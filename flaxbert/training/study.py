@@ -6,13 +6,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from flaxbert.training.files import STUDY
 from flaxbert.training.flight import Step
 from flaxbert.training.guard import MOST_NOT_FINITE
 from flaxbert.training.orbax_manager import SAVE_ERRORS, reason_of
 from flaxbert.training.step import TrainState
-
-FOLDER = "not_finite"
-
 
 def keep_for_study(workdir: str, state: TrainState, step: Step) -> ValueError:
     """Writes `state` (Orbax, `state/`) and this host's rows of the step's batch (`batch-0.npz`) into a folder of the
@@ -21,7 +19,7 @@ def keep_for_study(workdir: str, state: TrainState, step: Step) -> ValueError:
     Parameters and moments are those that the step began with, for the guard has accepted nothing since; the counts of
     steps in the state include the few that had been begun after it.
     """
-    folder = pathlib.Path(workdir).absolute() / FOLDER / f"step-{step.number}"
+    folder = pathlib.Path(workdir).absolute() / STUDY / f"step-{step.number}"
     try:
         with ocp.StandardCheckpointer() as writer:
             writer.save(folder / "state", state._asdict(), force=True)

@@ -192,6 +192,13 @@ def test_a_run_killed_and_stopped_in_one_of_its_processes_ends_bit_equal_to_one_
     assert lines(workdir) == lines(together)
 
 
+def test_a_run_saved_by_one_goes_on_in_two(start, alone, tmp_path):
+    """Which divide the parameters between them too."""
+    workdir = killed_at(STEPS - SAVE_EVERY, alone, tmp_path)
+    done(start(workdir, "--mesh.fsdp", 8))
+    assert_same_lines(workdir, alone)
+
+
 @pytest.mark.slow
 def test_a_run_saved_by_one_goes_on_in_two_whose_meshes_cross_them_and_is_stopped_in_an_evaluation(
     start, alone, tmp_path

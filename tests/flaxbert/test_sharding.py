@@ -91,7 +91,7 @@ def test_an_axis_that_the_mesh_does_not_divide_is_refused():
 
 @pytest.mark.parametrize("config", [MeshConfig(data=3), MeshConfig(data=8), MeshConfig(fsdp=3), MeshConfig(tensor=8)])
 def test_a_mesh_that_does_not_fit_the_devices_is_refused(config):
-    with pytest.raises(ValueError, match=r"does not fit the 4 device\(s\) found"):
+    with pytest.raises(ValueError, match=r"^mesh.(data|fsdp)=\d+ x mesh.* does not fit the 4 device\(s\) found"):
         make_mesh(config)
 
 

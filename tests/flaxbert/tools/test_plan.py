@@ -25,7 +25,7 @@ from flaxbert.tools.plan import _parameters, plan, what_would_fit
 from flaxbert.tools.plan_tables import show
 from flaxbert.tools.topologies import DeviceMemory
 from flaxbert.training.metrics import flops_per_sequence
-from flaxbert.training.step import build_functions
+from flaxbert.training.step import build_functions, step_bytes
 
 # Quick to compile: a layer less halves it.
 EXPERIMENT = Experiment(
@@ -206,6 +206,23 @@ def test_speeds_are_told_of_a_device_whose_peak_its_user_knows(found, capsys, mo
     settings = told["settings"] | {"data": told["settings"]["data"] | {"packing": 2}}
     show([told | {"settings": settings}])
     assert "rows a second" in capsys.readouterr().out
+
+
+def test_a_run_knows_what_its_step_takes_without_compiling_it_again(found):
+    """What several processes can still say when memory is exhausted: all of a plan but a CPU's own workspace."""
+    mesh = make_mesh(EXPERIMENT.mesh)
+    functions = build_functions(EXPERIMENT, mesh)
+    with jax.set_mesh(mesh):
+        compiled = functions.train.lower(functions.abstract_state, abstract_batch(EXPERIMENT)).compile()
+    planned = sum(size for kind, size in found["memory"].items() if kind != "workspace of matrix products")
+    assert step_bytes(compiled, "cpu") == planned
+
+
+def test_several_processes_name_what_the_step_needs_and_the_flags_of_its_phase(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    said = "a larger --phases.1.microbatches, a smaller --phases.1.batch-size or `flaxbert plan` help"
+    assert cli._what_would_fit(EXPERIMENT, 1, None) == said
+    assert cli._what_would_fit(EXPERIMENT, 1, 8_600_000_000) == f"the step needs 8.6 GB of each device; {said}"
 
 
 def test_the_hours_of_phases_are_those_of_their_steps_and_added_up(found, capsys, monkeypatch):

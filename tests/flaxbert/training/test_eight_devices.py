@@ -23,7 +23,12 @@ MESHES = {
     "data 8": MeshConfig(), "fsdp 8": MeshConfig(fsdp=8), "tensor 2 x fsdp 4": MeshConfig(fsdp=4, tensor=2),
     "data 2 x fsdp 2 x tensor 2": MeshConfig(fsdp=2, tensor=2),
 }  # fmt: skip
-SETTINGS = list(itertools.product((1, 4), ("none", "layers")))
+SETTINGS = list(itertools.product((1, 4), ("none", "products", "layers")))
+CASES = {
+    f"{name}, {microbatches}, {rematerialization}": (mesh, microbatches, rematerialization)
+    for name, mesh in MESHES.items() for microbatches, rematerialization in SETTINGS
+}  # fmt: skip
+QUICK = "data 2 x fsdp 2 x tensor 2, 4, products"  # all axes at once: the one that every run of the tests computes
 STEPS = 3
 # Float32 sums taken in another order, through three updates.
 RTOL = 2e-5
@@ -57,29 +62,39 @@ def bytes_per_device(tree):
     return max(held.values())
 
 
-def main():
+def main(cases):
     encoder.UNROLLED_LAYERS = 1  # compiles in half the time
     one = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=jax.devices()[:1])
     found = {"one device": trained(one)}
-    for name, mesh in MESHES.items():
-        for microbatches, rematerialization in SETTINGS:
-            found[f"{name}, {microbatches}, {rematerialization}"] = trained(
-                make_mesh(mesh), microbatches, rematerialization
-            )
+    for name in cases:
+        mesh, microbatches, rematerialization = CASES[name]
+        found[name] = trained(make_mesh(mesh), microbatches, rematerialization)
     print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
 def found():
+    return computed(*CASES)
+
+
+def computed(*cases):
+    """What `trained` gives of one device and of these cases on eight, in a process that has eight."""
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": os.pathsep.join(sys.path),
     }  # fmt: skip
     program = subprocess.run(
-        [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=1100, check=False,
+        [sys.executable, __file__, *cases], env=environment, capture_output=True, text=True, timeout=1100, check=False,
         cwd=pathlib.Path(__file__).parent,
     )  # fmt: skip
     assert program.returncode == 0, program.stderr
     return json.loads(program.stdout.splitlines()[-1])
+
+
+def test_eight_devices_with_all_axes_microbatches_and_recomputation_are_one_in_a_quarter_of_the_memory():
+    found = computed(QUICK)
+    np.testing.assert_allclose(found[QUICK][0], found["one device"][0], rtol=RTOL)
+    for whole, part in zip(found["one device"][1:], found[QUICK][1:], strict=True):
+        assert whole / 4 <= part <= whole / 4 + 0.1 * whole
 
 
 @pytest.mark.slow
@@ -103,4 +118,4 @@ def test_the_bytes_of_a_device_fall_as_the_table_says(found):
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

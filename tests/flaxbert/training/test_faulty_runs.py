@@ -23,11 +23,11 @@ from test_loop import assert_same_run, checkpoints, lines
 from test_recovery import empty, everything, flip, half_copy, largest, truncate
 
 from flaxbert.training.checkpoint import restore_params
+from flaxbert.training.files import STUDY
 from flaxbert.training.loop import Outcome, train
 from flaxbert.training.manifest import MANIFEST, find_damage
 from flaxbert.training.orbax_manager import UNFINISHED
 from flaxbert.training.recovery import saved_steps
-from flaxbert.training.study import FOLDER
 
 
 def flip_in(name):
@@ -245,7 +245,7 @@ def test_ten_steps_in_a_row_that_are_not_finite_end_the_run_and_are_kept_for_stu
     again ends in the same way.
     """
     streams, last = poisoned(streams_of(), range(first, first + 10)), first + 10
-    folder, found = tmp_path / FOLDER / f"step-{last}", []
+    folder, found = tmp_path / STUDY / f"step-{last}", []
     for _ in range(2):
         with pytest.raises(ValueError, match=rf"step {last}: .* not finite 10 times in a row.* batch lie in {folder}"):
             train(experiment, str(tmp_path), streams)
@@ -265,7 +265,7 @@ def test_ten_steps_in_a_row_that_are_not_finite_end_the_run_and_are_kept_for_stu
 
 
 def test_a_hopeless_run_says_so_where_nothing_can_be_kept_for_study(tmp_path, experiment, streams_of):
-    (tmp_path / FOLDER).write_text("no folder")
+    (tmp_path / STUDY).write_text("no folder")
     with pytest.raises(ValueError, match="step 12: .* not finite 10 times in a row.*could not be written into"):
         train(experiment, str(tmp_path), poisoned(streams_of(), range(2, 12)))
 

@@ -17,7 +17,7 @@ import pytest
 from flaxbert.config import MeshConfig
 from flaxbert.training import checkpoint, loop, orbax_manager
 from flaxbert.training.checkpoint import open_checkpoints, restore_params
-from flaxbert.training.loop import Outcome, check_devices, train
+from flaxbert.training.loop import DeviceMemoryError, Outcome, check_devices, train
 
 TIMES = {"seconds", "save_seconds", "sequences_per_second", "tokens_per_second", "mfu"}
 
@@ -276,6 +276,16 @@ def test_a_checkpoint_stays_until_the_one_that_replaces_it_is_saved(
 
 def no_space(folder):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_exhausted_memory_is_told_of_with_what_the_step_takes(tmp_path, experiment, streams_of):
+    def exhaust(drawn):
+        if drawn == 3:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    with pytest.raises(DeviceMemoryError) as raised:
+        train(experiment, str(tmp_path), streams_of(exhaust))
+    assert raised.value.step_bytes > check_devices(experiment), "more than the state"
 
 
 def test_evaluation_can_be_switched_off(tmp_path, with_train, streams_of):

@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import json
+import threading
 
 import pytest
 
@@ -10,7 +11,8 @@ from data_pipeline import tokenizer_training
 from flaxbert.config import Experiment, from_dict
 from flaxbert.phases import Phase
 from flaxbert.training import recovery, run
-from flaxbert.training.lock import check_no_launch, only_launch
+from flaxbert.training.files import STUDY
+from flaxbert.training.lock import LOCK, check_no_launch, only_launch
 from flaxbert.training.recovery import SAVED, mark_saved
 from flaxbert.training.run import MAY_CHANGE, begin_or_resume, check_run, check_same, describe_changes, read_run
 
@@ -127,19 +129,32 @@ def test_a_setting_that_may_not_change_is_refused_with_both_values(begun, experi
     assert snapshot(begun) == before
 
 
+def test_a_launch_is_not_refused_because_another_one_asks_whether_it_trains(begun):
+    """Asking holds the lock for a moment."""
+    with only_launch(str(begun)):
+        pass
+    with open(begun / LOCK, "rb") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        later = threading.Timer(0.2, lambda: fcntl.flock(asking, fcntl.LOCK_UN))
+        later.start()
+        with only_launch(str(begun)):
+            later.join()
+
+
 def test_a_launch_that_saved_nothing_may_be_followed_by_one_with_other_settings(
     begun, experiment, corpus, tokenizer
 ):  # fmt: skip
     """As where the first step exhausts the devices' memory: nothing is lost, and no other folder is needed."""
     (begun / SAVED).unlink()
     (begun / "metrics.jsonl").write_text('{"step": 0, "split": "validation", "loss": 9.0}\n')
-    (begun / "tensorboard").mkdir()
+    for name in ("tensorboard", STUDY):
+        (begun / name).mkdir()
     changed = with_field(experiment, "train.batch_size", 16)
     assert check_run(str(begun), changed, corpus) is None
     assert begin_or_resume(str(begun), changed, corpus, tokenizer[0]).experiment.train.batch_size == 16
     assert read_run(str(begun)).changes == []
     assert not (begun / "metrics.jsonl").exists(), "the loss that another model began with is not this one's"
-    assert not (begun / "tensorboard").exists()
+    assert not (begun / "tensorboard").exists() and not (begun / STUDY).exists()
 
 
 def test_a_run_whose_checkpoints_are_gone_is_refused_before_anything_is_written(
