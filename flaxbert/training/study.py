@@ -12,6 +12,7 @@ from flaxbert.training.guard import MOST_NOT_FINITE
 from flaxbert.training.orbax_manager import SAVE_ERRORS, reason_of
 from flaxbert.training.step import TrainState
 
+
 def keep_for_study(workdir: str, state: TrainState, step: Step) -> ValueError:
     """Writes `state` (Orbax, `state/`) and this host's rows of the step's batch (`batch-0.npz`) into a folder of the
     run, and returns the error that says so, or why they could not be written. The run's checkpoints stay as they are.
