@@ -44,8 +44,9 @@ def plan(
     plans = []
     for number, part in enumerate(parts(experiment)):
         with named(experiment, number):
-            plans.append({"assumed": assumed} | _plan_part(part, topology, devices, search, waiting))
-            plans[-1]["speed"] = _speed(part, devices, mfu, peak or peak_flops(devices[0].device_kind))
+            found = _plan_part(part, topology, devices, search, waiting)
+            speed = _speed(part, devices, mfu, peak or peak_flops(devices[0].device_kind))
+            plans.append({"assumed": assumed, **found, "speed": speed})
     return plans
 
 

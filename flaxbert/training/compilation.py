@@ -16,7 +16,7 @@ def keep_compilations() -> list[str]:
     """
     import jax
 
-    if VARIABLE in os.environ or not jax.config.jax_enable_compilation_cache:
+    if VARIABLE in os.environ or not jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
         return []
     try:
         folder = cache_folder()
