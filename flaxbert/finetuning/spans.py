@@ -104,12 +104,16 @@ def best_threshold(answers: Sequence[Answered], scores: Sequence[float], answera
     """The threshold of `Answered.above` under which the sum of scores is largest (the official evaluation of SQuAD 2.0,
     `find_best_thresh`). `scores` are those of `text`, 0 to 1; an unanswerable question scores 1 without an answer.
 
-    0.0 where nothing is better than to answer none, as there.
+    Below every score of no answer where nothing is better than to answer none: the official 0.0 stands there for
+    probabilities, and these scores may be negative. Of equal scores of no answer all are answered or none.
     """
+    nulls = np.array([found.no_answer for found in answers])
     best = current = float(sum(not can for can in answerable))
-    threshold = 0.0
-    for index in np.argsort([found.no_answer for found in answers], kind="stable"):
+    threshold = float(nulls.min()) - 1
+    order = np.argsort(nulls, kind="stable")
+    for place, index in enumerate(order):
         current += scores[index] if answerable[index] else -float(bool(answers[index].text))
-        if current > best:
-            best, threshold = current, answers[index].no_answer
+        last_of_equals = place + 1 == len(order) or nulls[order[place + 1]] > nulls[index]
+        if last_of_equals and current > best:
+            best, threshold = current, float(nulls[index])
     return threshold
