@@ -135,5 +135,6 @@ def test_no_threshold_scores_more_than_the_best_one(metric, ties, shift):
         threshold = best_threshold(answers, scores, [bool(right) for right in references])
         everything = [-100.0, *(found.no_answer for found in answers)]
         assert math.isfinite(threshold) and total(threshold) == pytest.approx(max(map(total, everything)))
+        assert min(abs(found.no_answer - threshold) for found in answers) > 1e-9, "rounding moves no answer over it"
         none += threshold < min(found.no_answer for found in answers)
     assert 0 < none < 40
