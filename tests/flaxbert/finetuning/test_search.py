@@ -58,6 +58,9 @@ def test_each_kind_of_task_is_learnt_and_predicted_as_it_was_scored(model, tmp_p
     assert found["best"]["dev"][metric] > 0.8, found["best"]
     assert evaluated(tmp_path / "run", data / "dev.jsonl") == pytest.approx(found["best"]["dev"], rel=1e-4)
     scored = [json.loads(line) for line in (tmp_path / "run" / "cells").glob("*-dev.jsonl").__next__().open()]
+    for name in scored[0].keys() - {"id", "prediction", "reference"}:  # what each example adds to a mean
+        assert np.mean([each[name] for each in scored]) == pytest.approx(found["best"]["dev"][name])
+    assert (metric in scored[0]) == (kind not in ("regression", "ner"))
     assert cli.main([
         "predict", str(tmp_path / "run"), str(data / "dev.jsonl"), "--output", str(tmp_path / "said.jsonl")
     ]) == cli.DONE  # fmt: skip
