@@ -2,13 +2,17 @@
 
 import io
 import json
+import logging
 import os
 import threading
+import time
 
+import jax
 import pytest
 from toy_tasks import choice, classification, question, write_data, write_model
 
 from flaxbert import cli
+from flaxbert.finetuning.step import build_functions
 
 QUICK = ("--learning-rates", "2e-3", "--batch-sizes", "16", "--epochs", "1")
 LONG = " ".join(["day"] * 40)
@@ -134,3 +138,31 @@ def test_another_number_of_choices_than_in_training_is_refused(model, tmp_path, 
         given(monkeypatch, content)
         assert cli.main(["predict", str(run)]) == cli.USER_ERROR
         assert "choices, expected 2 as in the training file" in capsys.readouterr().err
+
+
+def test_parts_of_any_size_and_length_are_compiled_in_few_shapes(classifier, monkeypatch, capsys):
+    """A pipe gives now one line and now seven: each number and each length of its own would take seconds."""
+    build_functions.cache_clear()
+    seen, handler = [], logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())
+    logging.getLogger("jax").addHandler(handler)
+    (questions, ask) = os.pipe()
+    monkeypatch.setattr("sys.stdin", open(questions, encoding="utf-8"))
+
+    def feed():
+        with open(ask, "w", encoding="utf-8") as asking:
+            for count in range(1, 10):
+                asking.write(f"{'sunny ' * count}\n" * count)
+                asking.flush()
+                time.sleep(0.3)
+
+    worker = threading.Thread(target=feed)
+    worker.start()
+    try:
+        with jax.log_compiles():
+            assert cli.main(["predict", str(classifier)]) == cli.DONE
+    finally:
+        logging.getLogger("jax").removeHandler(handler)
+        worker.join()
+    assert len(capsys.readouterr().out.splitlines()) == sum(range(1, 10))
+    assert 1 <= len([line for line in seen if line.startswith("Compiling jit(predict)")]) <= 3
