@@ -181,7 +181,7 @@ def evaluate(arguments: Evaluate) -> int:
 
         if arguments.data != joins.data_of(arguments.model):
             raise ValueError("flags of --data are of no use with --examples: the rows are those of the task")
-        show(evaluate_file(arguments.model, arguments.examples), arguments.json)
+        show(evaluate_file(arguments.model, arguments.examples, _say), arguments.json)
         return DONE
     with joins.corpus_to_evaluate(arguments.model, arguments.corpus, arguments.text) as (corpus, split):
         return _evaluate(arguments, corpus, split)
@@ -223,23 +223,24 @@ def finetune(arguments: Finetune) -> int:
         from flaxbert.finetuning.launch import launch
         from flaxbert.training.compilation import keep_compilations
 
-        def say(sentence: str) -> None:
-            print(sentence, file=sys.stderr, flush=True)
-
         for sentence in keep_compilations():
-            say(sentence)
+            _say(sentence)
         try:
-            launch(arguments, stop, say)
+            launch(arguments, stop, _say)
         except Stopped:
             print("stopped; the runs that had ended are kept: the same command goes on from here", file=sys.stderr)
             return STOPPED
     return DONE
 
 
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
 def predict(arguments: Predict) -> int:
     from flaxbert.finetuning.predict import predict_file
 
-    predict_file(arguments.model, arguments.input, arguments.output)
+    predict_file(arguments.model, arguments.input, arguments.output, _say)
     return DONE
 
 
@@ -248,7 +249,7 @@ def embed(arguments: Embed) -> int:
 
     flags = dataclasses.asdict(arguments)
     model, source, output = (flags.pop(name) for name in ("model", "input", "output"))
-    run(model, source, output, **flags, say=lambda sentence: print(sentence, file=sys.stderr))
+    run(model, source, output, **flags, say=_say)
     return DONE
 
 

@@ -335,10 +335,10 @@ class Predict:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A folder of flaxbert finetune: the best model is taken."""
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")] = "-"
-    """A file as the task's own without labels. `-`: standard input, a text on a line (a tab before the second
-    text), or JSON lines."""
+    """A file as the task's own without labels. `-`: standard input, answered as it comes: a text on a line (a tab
+    before the second text), or JSON lines with the fields that the task's files have."""
     output: str = "-"
-    """The file to write. `-`: standard output."""
+    """The file to write, which appears once it is whole. `-`: standard output."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,9 +71,18 @@ def question(chance):
     return {"id": str(chance.random()), "question": "what is", "context": context, "answers": answers}
 
 
+def question_or_none(chance):
+    """Every third question has no answer: its context holds none of the words."""
+    row = question(chance)
+    if chance.randrange(3):
+        return row
+    return row | {"context": " ".join(chance.choices(OTHER, k=4)), "answers": {"text": [], "answer_start": []}}
+
+
 KINDS = {
     "classification": (classification, "accuracy"), "pair": (pair, "accuracy"), "regression": (regression, "spearman"),
     "ner": (tagging, "entity_f1"), "multiple_choice": (choice, "accuracy"), "qa": (question, "exact_match"),
+    "squad2": (question_or_none, "exact_match"),
 }  # fmt: skip
 
 

@@ -52,6 +52,7 @@ def make_batch(
 ) -> dict[str, np.ndarray]:
     """The chosen features as a batch of `batch_size`, rows that fill up included, of `length` tokens."""
     choices = len(features[chosen[0]].rows)
+    assert all(len(features[index].rows) == choices for index in chosen), "every example has as many choices"
     rows = [row for index in chosen for row in features[index].rows]
     ids, segments, sequences = (np.zeros((batch_size * choices, length), np.int32) for _ in range(3))
     for place, row in enumerate(rows):

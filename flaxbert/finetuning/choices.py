@@ -16,12 +16,12 @@ def choice_examples(path: str, text: str, task: Task, columns: Columns, labelled
     table = read_table(path, text, (*filter(None, columns), *task.first, *task.label), (), columns)
     first = find_column(path, table.columns, columns.first, task.first, "the text")
     label = find_column(path, table.columns, columns.label, task.label, "the label") if labelled else None
-    endings = _ending_columns(path, table.columns, task, columns)
+    endings = ending_columns(path, table.columns, task, columns)
     items: list[Choice] = []
     for row in table.rows:
         if isinstance(row, CutRow):
             raise cut_row_error(path, row, table.columns)
-        items.append(_choice(path, row, first, endings, label))
+        items.append(choice_example(path, row, first, endings, label))
         expected, found = len(items[0].choices), len(items[-1].choices)
         if found != expected or found < 2:
             raise ValueError(
@@ -31,7 +31,7 @@ def choice_examples(path: str, text: str, task: Task, columns: Columns, labelled
     return Examples(path, items, labels=tuple(map(str, range(number))))
 
 
-def _ending_columns(path: str, there: tuple[str, ...], task: Task, columns: Columns) -> list[str]:
+def ending_columns(path: str, there: tuple[str, ...], task: Task, columns: Columns) -> list[str]:
     """The columns of the choices by number, or the one column that lists them."""
     numbered = [(int(match[2]), name) for name in there if (match := _NUMBERED.fullmatch(name))]
     if numbered and columns.second is None:
@@ -39,7 +39,8 @@ def _ending_columns(path: str, there: tuple[str, ...], task: Task, columns: Colu
     return [find_column(path, there, columns.second, (*task.second, "ending0"), "the choices")]
 
 
-def _choice(path: str, row: Row, first: str, endings: list[str], label: str | None) -> Choice:
+def choice_example(path: str, row: Row, first: str, endings: list[str], label: str | None) -> Choice:
+    """The example in a row."""
     where = f"{path}, line {row.line}"
     missing = [name for name in (first, *endings, label) if name is not None and name not in row.values]
     if missing:
@@ -47,7 +48,7 @@ def _choice(path: str, row: Row, first: str, endings: list[str], label: str | No
     found = [row.values[name] for name in endings]
     if len(found) == 1:
         if not isinstance(found[0], list):
-            raise ValueError(f"{where}, column {endings[0]!r} is {found[0]!r}, expected a list of choices")
+            raise ValueError(f"{where}, column {endings[0]!r} is {repr(found[0])[:40]}, expected a list of choices")
         found = found[0]
     choices = tuple(clean(choice, f"{where}, choice {number}") for number, choice in enumerate(found))
     text = clean(row.values[first], f"{where}, column {first!r}")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from flaxbert.finetuning.files import clean, lines
 from flaxbert.finetuning.forms import Examples, TaggedExample
-from flaxbert.finetuning.tables import Columns, CutRow, find_column, read_table
+from flaxbert.finetuning.tables import Columns, CutRow, Row, find_column, read_table
 from flaxbert.finetuning.tasks import Task
 from flaxbert.finetuning.texts import read_label
 
@@ -131,11 +131,16 @@ def _from_lines(
     for row in table.rows:
         assert not isinstance(row, CutRow), "JSON lines have no columns to lack"
         where = f"{path}, line {row.line}"
-        words = [clean(value, f"{where}, a word") for value in _list(row.values, word, where)]
+        words = listed_words(row, word, where)
         tags = [] if tag is None else [read_label(value, f"{where}, a tag") for value in _list(row.values, tag, where)]
         if tag is not None and len(words) != len(tags):
             raise ValueError(f"{where} has {len(words)} words and {len(tags)} tags")
         yield row.line, words, tags
+
+
+def listed_words(row: Row, column: str, where: str) -> list[str]:
+    """The words in a row of JSON lines."""
+    return [clean(value, f"{where}, a word") for value in _list(row.values, column, where)]
 
 
 def _list(values: dict[str, Any], name: str, where: str) -> list[Any]:

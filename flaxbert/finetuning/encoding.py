@@ -32,6 +32,17 @@ def encode(examples: Examples, task: Task, tokenizer: Any, max_length: int | Non
     return _text_features(examples, task, tokenizer, special, length)
 
 
+def count_cut(features: Sequence[Feature]) -> int:
+    """The examples of which a text was cut to its length. Contexts and sentences of tags are divided, not cut."""
+    return len({feature.example for feature in features if any(row.cut for row in feature.rows)})
+
+
+def cut_remark(what: str, cut: int, count: int, task: Task) -> str:
+    """A sentence on the examples that were cut."""
+    texts, longest = ("questions", task.max_question_length) if task.kind == "qa" else ("examples", task.max_length)
+    return f"{what}: {cut:,} of {count:,} {texts} have more than {longest} tokens: they were cut there"
+
+
 def _text_features(
     examples: Examples, task: Task, tokenizer: Any, special: Special, max_length: int
 ) -> list[Feature]:
@@ -70,9 +81,11 @@ def make_row(first: np.ndarray, second: np.ndarray | None, special: Special, max
     """
     cls, sep = np.array([special.cls_id], np.int32), np.array([special.sep_id], np.int32)
     if second is None:
-        return Row(np.concatenate([cls, first[:max_length - 2], sep]), min(len(first), max_length - 2) + 2)
+        room = max_length - 2
+        return Row(np.concatenate([cls, first[:room], sep]), min(len(first), room) + 2, len(first) > room)
     kept = pair_lengths(len(first), len(second), max_length - 3)
-    return Row(np.concatenate([cls, first[:kept[0]], sep, second[:kept[1]], sep]), kept[0] + 2)
+    ids = np.concatenate([cls, first[:kept[0]], sep, second[:kept[1]], sep])
+    return Row(ids, kept[0] + 2, sum(kept) < len(first) + len(second))
 
 
 def pair_lengths(first: int, second: int, room: int) -> tuple[int, int]:

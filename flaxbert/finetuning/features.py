@@ -11,6 +11,8 @@ class Row(NamedTuple):
     input_ids: np.ndarray  # [S] int32
     first_length: int
     """Tokens of segment 0, those before the second text."""
+    cut: bool = False
+    """Whether a text lost tokens that no other row shows."""
 
 
 class Window(NamedTuple):

@@ -100,7 +100,7 @@ def parse_json(text: str, where: str) -> Any:
 def clean(value: Any, where: str) -> str:
     """A string that tokenizers take. Raises ValueError, naming `where`, for another value and for one that is blank."""
     if not isinstance(value, str):
-        raise ValueError(f"{where} is {value!r}, expected text")
+        raise ValueError(f"{where} is {repr(value)[:40]}, expected text")
     if not value.strip():
         raise ValueError(f"{where} is empty")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):

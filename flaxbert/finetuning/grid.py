@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flaxbert.config import OptimizerConfig
 from flaxbert.finetuning.answer_scores import score_answer
 from flaxbert.finetuning.forms import Examples
-from flaxbert.finetuning.metrics import rank, references, score
+from flaxbert.finetuning.metrics import example_scores, rank, references, score
 from flaxbert.finetuning.objective import output_count
 from flaxbert.finetuning.predictions import answers, predictions
 from flaxbert.finetuning.saved import BEST, TASK, TaskFile, model_card, read_task, settle_model, write_model
@@ -117,7 +117,7 @@ def _run_cell(
         card = model_card(grid.workdir.name, start, grid.init, facts, dataclasses.asdict(cell))
         write_model(grid.workdir / BEST, start, found.params, grid.tokenizer, facts, card)
         result["others"] = _others(grid, found.params, predictor, threshold)
-    write_predictions(grid.workdir / "cells" / f"{cell.name}-dev.jsonl", grid.splits["dev"].examples, said)
+    write_predictions(grid.workdir / "cells" / f"{cell.name}-dev.jsonl", grid.task, grid.splits["dev"].examples, said)
     # Last: what is there counts as done.
     write_atomically(grid.workdir / "cells" / f"{cell.name}.json", json.dumps(result, indent=1) + "\n")
     return result
@@ -157,7 +157,7 @@ def _others(grid: Grid, params: Any, functions: TuningFunctions, threshold: floa
         if name not in ("train", "dev"):
             said, _ = _answers(grid, name, params, functions, threshold)
             found[name] = score(grid.task, said, references(grid.splits[name].examples))
-            write_predictions(grid.workdir / f"{name}.jsonl", grid.splits[name].examples, said)
+            write_predictions(grid.workdir / f"{name}.jsonl", grid.task, grid.splits[name].examples, said)
     return found
 
 
@@ -169,11 +169,14 @@ def _result(cell: Cell, found: Found, scores: dict[str, float], threshold: float
     }  # fmt: skip
 
 
-def write_predictions(path: Path, examples: Examples, said: Sequence[Any]) -> None:
-    """One JSON line an example: its id, what was predicted, and what is right."""
+def write_predictions(path: Path, task: Task, examples: Examples, said: Sequence[Any]) -> None:
+    """One JSON line an example: its id, what was predicted, what is right, and what it adds to the task's metrics."""
+    right = references(examples)
     rows = (
-        {"id": item.id, "prediction": prediction, "reference": reference}
-        for item, prediction, reference in zip(examples.items, said, references(examples), strict=True)
+        {"id": item.id, "prediction": prediction, "reference": reference, **scores}
+        for item, prediction, reference, scores in zip(
+            examples.items, said, right, example_scores(task, said, right), strict=True
+        )
     )
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from flaxbert.commands import Finetune
 from flaxbert.config import OptimizerConfig
+from flaxbert.finetuning.encoding import count_cut, cut_remark
 from flaxbert.finetuning.examples import read_examples
 from flaxbert.finetuning.files import find_files
 from flaxbert.finetuning.forms import Examples
@@ -37,6 +38,9 @@ def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], N
             say(sentence)
     splits = {name: read_split(each, task, model.tokenizer, task.max_length) for name, each in examples.items()}
     _check_segments(splits, model.config.segment_types)
+    for split in splits.values():
+        if cut := count_cut(split.features):
+            say(cut_remark(split.examples.path, cut, len(split.examples.items), task))
     say(", ".join(f"{len(split.examples.items):,} {name} examples" for name, split in splits.items()))
     workdir, init = Path(arguments.workdir), Path(arguments.init)
     settings = _settings(arguments, task, model, splits)

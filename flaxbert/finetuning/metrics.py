@@ -54,6 +54,16 @@ def score(task: Task, predictions: Sequence[Any], references: Sequence[Any]) -> 
         return {name: float(_METRICS[name](task, predictions, references)) for name in task.metrics}
 
 
+def example_scores(task: Task, predictions: Sequence[Any], references: Sequence[Any]) -> list[dict[str, float]]:
+    """What each example adds to those metrics of `score` that are means over examples; empty where none is."""
+    if task.kind == "qa":
+        found = [score_answer(*pair, task.has_no_answer) for pair in zip(predictions, references, strict=True)]
+        return [{"exact_match": exact, "f1": f1} for exact, f1 in found]
+    if task.kind == "tagging" or "accuracy" not in task.metrics:
+        return [{} for _ in references]
+    return [{"accuracy": float(found == right)} for found, right in zip(predictions, references, strict=True)]
+
+
 def rank(task: Task, scores: dict[str, float]) -> float:
     """What a run is chosen by: its score in the task's first metric; NaN ranks below all."""
     found = scores[task.metrics[0]]
@@ -61,10 +71,8 @@ def rank(task: Task, scores: dict[str, float]) -> float:
 
 
 def _answers(task: Task, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    found = np.array([
-        score_answer(prediction, texts, task.has_no_answer)
-        for prediction, texts in zip(predictions, references, strict=True)
-    ])  # fmt: skip
+    parts = example_scores(task, predictions, references)
+    found = np.array([(part["exact_match"], part["f1"]) for part in parts])
     scores = {"exact_match": found[:, 0].mean(), "f1": found[:, 1].mean()}
     answerable = np.array([bool(texts) for texts in references])
     for name, which in _QA_PARTS if task.has_no_answer else ():

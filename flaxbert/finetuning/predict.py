@@ -1,44 +1,58 @@
 """`flaxbert predict`: what a fine-tuned model says of new text, as JSON lines."""
 
 import contextlib
-import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+import jax
 import numpy as np
 
 from flaxbert.config import OptimizerConfig
-from flaxbert.finetuning.encoding import encode
+from flaxbert.finetuning.batching import bucket_lengths
+from flaxbert.finetuning.encoding import count_cut, cut_remark, encode
 from flaxbert.finetuning.examples import read_examples
-from flaxbert.finetuning.files import parse_json
-from flaxbert.finetuning.forms import Choice, Examples, Question, TaggedExample, TextExample
+from flaxbert.finetuning.features import Feature
+from flaxbert.finetuning.forms import Examples
 from flaxbert.finetuning.objective import output_count
 from flaxbert.finetuning.predictions import answers, predictions
 from flaxbert.finetuning.saved import TaskFile, read_model
+from flaxbert.finetuning.spans import Answered
+from flaxbert.finetuning.standard_input import NAME, parts
 from flaxbert.finetuning.step import TuningFunctions, build_functions
-from flaxbert.finetuning.tasks import Task
 from flaxbert.finetuning.tuning import predict
 from flaxbert.tools.load import Model
+from flaxbert.tools.outputs import whole_output
 
 STANDARD = "-"
-_LINES = 1024  # of standard input that are read before they are answered
+_ROWS = (1, 8, 32)  # of a batch: few numbers, since each is compiled
 
 
-def predict_file(model: str, source: str, output: str) -> None:
-    """Reads `source` (`-`: standard input), writes a JSON line for each example into `output` (`-`: standard output).
+def predict_file(model: str, source: str, output: str, say: Callable[[str], None] = lambda sentence: None) -> None:
+    """Reads `source` (`-`: standard input, answered as it comes), writes a JSON line for each example into `output`
+    (`-`: standard output; a file appears whole or not at all).
 
     Raises ValueError for a folder without a fine-tuned model, and naming file and line for what cannot be read.
     """
-    loaded, facts = read_model(model)
-    functions = functions_of(loaded, facts)
     with _opened(output) as file:
-        for examples in _parts(source, facts):
-            for line in said(examples, loaded, facts, functions):
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
+        loaded, facts = read_model(model)
+        loaded = loaded._replace(params=jax.device_put(loaded.params))  # once, not for each part
+        functions = functions_of(loaded, facts)
+        cut = count = 0
+        try:
+            for examples in _parts(source, facts):
+                for sentence in examples.remarks:
+                    say(sentence)
+                features = encode(examples, facts.task, loaded.tokenizer, facts.max_length)
+                cut, count = cut + count_cut(features), count + len(examples.items)
+                for line in said(examples, features, loaded, facts, functions):
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.flush()
+        finally:
+            if cut:
+                say(cut_remark(NAME if source == STANDARD else source, cut, count, facts.task))
 
 
 def functions_of(model: Model, facts: TaskFile, rows: int = 1) -> TuningFunctions:
@@ -49,25 +63,31 @@ def functions_of(model: Model, facts: TaskFile, rows: int = 1) -> TuningFunction
     )
 
 
-def said(examples: Examples, model: Any, facts: TaskFile, functions: TuningFunctions) -> list[dict[str, Any]]:
+def said(
+    examples: Examples, features: list[Feature], model: Model, facts: TaskFile, functions: TuningFunctions
+) -> Iterator[dict[str, Any]]:
     """A dictionary for each example: its id, the prediction, and how sure the model is of it."""
-    features = encode(examples, facts.task, model.tokenizer, facts.max_length)
-    logits = predict(features, model.params, functions, rows=min(32, len(features)))
-    found = predictions(examples, features, logits, facts.task, facts.threshold)
-    sure = _certainty(examples, features, logits, facts)
-    return [
-        {"id": item.id, "prediction": prediction, **more}
-        for item, prediction, more in zip(examples.items, found, sure, strict=True)
-    ]
-
-
-def _certainty(examples: Examples, features: Any, logits: Any, facts: TaskFile) -> list[dict[str, Any]]:
-    """For each example: the probabilities of all labels or choices, or of the n-best answers."""
+    rows = next((rows for rows in _ROWS if rows >= len(features)), _ROWS[-1])
+    logits = predict(features, model.params, functions, rows, bucket_lengths(facts.max_length))
     if facts.task.kind == "qa":
-        return [
-            {"n_best": [{"text": c.text, "probability": c.probability, "start": c.start} for c in each.n_best]}
-            for each in answers(examples, features, logits, facts.task)
-        ]
+        for item, each in zip(examples.items, answers(examples, features, logits, facts.task), strict=True):
+            yield {"id": item.id, "prediction": each.above(facts.threshold), **_reasons(each, facts)}
+        return
+    found = predictions(examples, features, logits, facts.task)
+    for item, prediction, more in zip(examples.items, found, _certainty(examples, logits, facts), strict=True):
+        yield {"id": item.id, "prediction": prediction, **more}
+
+
+def _reasons(found: Answered, facts: TaskFile) -> dict[str, Any]:
+    """The n-best answers and, where there may be none, what decides: none is given above the threshold."""
+    best = [{"text": each.text, "probability": each.probability, "start": each.start} for each in found.n_best]
+    if not facts.task.has_no_answer:
+        return {"n_best": best}
+    return {"no_answer_score": found.no_answer, "threshold": facts.threshold, "n_best": best}
+
+
+def _certainty(examples: Examples, logits: Any, facts: TaskFile) -> list[dict[str, Any]]:
+    """For each example, the probabilities of all labels or choices."""
     if facts.task.kind in ("classification", "multiple_choice"):
         names = facts.labels or tuple(map(str, range(len(logits[0]))))
         return [{"probabilities": dict(zip(names, map(float, _softmax(each))))} for each in logits]
@@ -82,55 +102,10 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 def _parts(source: str, facts: TaskFile) -> Iterator[Examples]:
     """The examples of a file, or of standard input as it comes."""
-    if source != STANDARD:
-        yield read_examples(source, facts.task, facts.labels, facts.columns, labelled=False)
-        return
-    lines = enumerate(sys.stdin, 1)
-    empty = True
-    while part := list(itertools.islice(lines, _LINES)):
-        items = [
-            _item(facts.task, number, line.rstrip("\r\n")) for number, line in part if line.strip()
-        ]  # fmt: skip
-        if items:
-            empty = False
-            yield Examples("standard input", items, facts.labels)
-    if empty:
-        raise ValueError("standard input is empty: expected a text on each line")
-
-
-def _item(task: Task, number: int, line: str) -> Any:
-    """One line: a text, or texts with tabs between them, or a JSON object."""
-    where = f"standard input, line {number}"
-    if line.lstrip().startswith("{"):
-        found = parse_json(line, where)
-        texts: Sequence[Any] = [found.get(name) for name in _names(task)]
-        if any(text is None for text in texts):
-            raise ValueError(f"{where}: expected the fields {', '.join(_names(task))}; found {', '.join(found)}")
+    if source == STANDARD:
+        yield from parts(sys.stdin.buffer, facts.task, facts.labels, facts.columns)
     else:
-        texts = line.split("\t")
-    return _example(task, str(number), texts, where)
-
-
-def _names(task: Task) -> tuple[str, ...]:
-    """The fields of a JSON object of standard input."""
-    second = {"qa": "context", "multiple_choice": "choices"}.get(task.kind, "second")
-    first = {"qa": "question", "tagging": "words"}.get(task.kind, "first")
-    return (first, second) if task.second else (first,)
-
-
-def _example(task: Task, number: str, texts: Sequence[Any], where: str) -> Any:
-    if task.kind == "tagging":
-        words = texts[0] if isinstance(texts[0], list) else texts[0].split()
-        return TaggedExample(number, tuple(words), None)
-    if task.kind == "multiple_choice":
-        choices = texts[1] if isinstance(texts[1], list) else texts[1:]
-        return Choice(number, texts[0], tuple(choices), None)
-    wanted = 2 if task.second else 1
-    if len(texts) != wanted:
-        raise ValueError(f"{where} has {len(texts)} texts with tabs between them, and the task has {wanted}")
-    if task.kind == "qa":
-        return Question(number, texts[0], texts[1], None)
-    return TextExample(number, texts[0], texts[1] if wanted == 2 else None, None)
+        yield read_examples(source, facts.task, facts.labels, facts.columns, labelled=False)
 
 
 @contextlib.contextmanager
@@ -139,6 +114,6 @@ def _opened(output: str) -> Iterator[TextIO]:
         yield sys.stdout
         return
     if Path(output).exists():
-        raise ValueError(f"output {output} exists already: name a new file")
-    with open(output, "w", encoding="utf-8") as file:
+        raise ValueError(f"--output {output} exists already: name a new file")
+    with whole_output("--output", output) as file:
         yield file

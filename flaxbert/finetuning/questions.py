@@ -5,7 +5,7 @@ from typing import Any
 
 from flaxbert.finetuning.files import clean, parse_json
 from flaxbert.finetuning.forms import Answer, Examples, Question, shown_ids
-from flaxbert.finetuning.tables import Columns, CutRow, find_column, read_table
+from flaxbert.finetuning.tables import Columns, CutRow, Row, find_column, read_table
 from flaxbert.finetuning.tasks import Task
 
 _MOST_MISPLACED = 0.05
@@ -84,11 +84,16 @@ def _from_lines(path: str, text: str, task: Task, columns: Columns, labelled: bo
     label = find_column(path, table.columns, columns.label, task.label, "the answers") if labelled else None
     for row in table.rows:
         assert not isinstance(row, CutRow), "JSON lines have no columns to lack"
-        where = f"{path}, line {row.line}"
-        passage = clean(_field(row.values, context, where), f"{where}, column {context!r}")
-        asked = clean(_field(row.values, question, where), f"{where}, column {question!r}")
-        answers = None if label is None else listed_answers(_field(row.values, label, where), passage, where)
-        yield Question(str(row.values.get("id", row.line)), asked, passage, answers)
+        yield question_of(path, row, question, context, label)
+
+
+def question_of(path: str, row: Row, question: str, context: str, label: str | None) -> Question:
+    """The question in a row of JSON lines, with its own id where it has one."""
+    where = f"{path}, line {row.line}"
+    passage = clean(_field(row.values, context, where), f"{where}, column {context!r}")
+    asked = clean(_field(row.values, question, where), f"{where}, column {question!r}")
+    answers = None if label is None else listed_answers(_field(row.values, label, where), passage, where)
+    return Question(str(row.values.get("id", row.line)), asked, passage, answers)
 
 
 def listed_answers(raw: Any, context: str, where: str) -> tuple[Answer, ...]:

@@ -104,12 +104,17 @@ def best_threshold(answers: Sequence[Answered], scores: Sequence[float], answera
     """The threshold of `Answered.above` under which the sum of scores is largest (the official evaluation of SQuAD 2.0,
     `find_best_thresh`). `scores` are those of `text`, 0 to 1; an unanswerable question scores 1 without an answer.
 
-    0.0 where nothing is better than to answer none, as there.
+    It stands midway between two scores of no answer, so that rounding moves neither over it (the official one is the
+    score itself); 1 below all of them where nothing is better than to answer none, for these scores may be negative,
+    where the official 0.0 is for probabilities.
     """
+    nulls = np.array([found.no_answer for found in answers])
+    order = np.argsort(nulls, kind="stable")
+    borders = [nulls.min() - 1, *(nulls[order[1:]] + nulls[order[:-1]]) / 2, nulls.max() + 1]
     best = current = float(sum(not can for can in answerable))
-    threshold = 0.0
-    for index in np.argsort([found.no_answer for found in answers], kind="stable"):
+    threshold = borders[0]
+    for place, index in enumerate(order, 1):
         current += scores[index] if answerable[index] else -float(bool(answers[index].text))
-        if current > best:
-            best, threshold = current, answers[index].no_answer
-    return threshold
+        if current > best and nulls[index] < borders[place]:  # equals are all answered or none
+            best, threshold = current, borders[place]
+    return float(threshold)

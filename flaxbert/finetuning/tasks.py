@@ -73,6 +73,12 @@ def _splits(*extensions: str) -> dict[str, tuple[str, ...]]:
     }
 
 
+def _squad_files(version: str) -> dict[str, tuple[str, ...]]:
+    """The names as published, and those of files of one's own."""
+    published = {"train": (f"train-v{version}.json",), "dev": (f"dev-v{version}.json",), "test": ()}
+    return {split: (*published[split], *own) for split, own in _splits("json", "jsonl").items()}
+
+
 _GLUE_FILES = _splits(*_TABLES)
 _MNLI_FILES = {
     "train": _GLUE_FILES["train"],
@@ -106,11 +112,10 @@ _GLUE = (
 _QA_METRICS = ("f1", "exact_match")
 _QUESTIONS = (
     Task("squad", "qa", ("question",), ("context",), ("answers",), None, _QA_METRICS,
-         {"train": ("train-v1.1.json", "train.json"), "dev": ("dev-v1.1.json", "dev.json"), "test": ("test.json",)},
-         learning_rates=(5e-5,), epochs=(3,), batch_sizes=(32,), max_length=384),
+         _squad_files("1.1"), learning_rates=(5e-5,), epochs=(3,), batch_sizes=(32,), max_length=384),
     Task("squad2", "qa", ("question",), ("context",), ("answers",), None, _QA_METRICS,
-         {"train": ("train-v2.0.json", "train.json"), "dev": ("dev-v2.0.json", "dev.json"), "test": ("test.json",)},
-         has_no_answer=True, learning_rates=(5e-5,), epochs=(2,), batch_sizes=(48,), max_length=384),
+         _squad_files("2.0"), has_no_answer=True, learning_rates=(5e-5,), epochs=(2,), batch_sizes=(48,),
+         max_length=384),
     Task("qa", "qa", ("question",), ("context",), ("answers",), None, _QA_METRICS, _splits("json", "jsonl"),
          max_length=384),
 )  # fmt: skip

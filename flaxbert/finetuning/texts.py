@@ -14,22 +14,26 @@ def text_examples(path: str, text: str, task: Task, columns: Columns, labelled: 
     """The examples in the text of a table."""
     known = tuple(filter(None, columns)) or (*task.first, *task.second, *task.label)
     table = read_table(path, text, known, task.headerless, columns)
-    names = _text_columns(path, table.columns, task, columns)
+    names = text_columns(path, table.columns, task, columns)
     label = find_column(path, table.columns, columns.label, task.label, "the label") if labelled else None
     items, cut = [], 0
     for row in table.rows:
-        if task.skips_cut_rows and (isinstance(row, CutRow) or not all(row.values[name].strip() for name in names)):
+        if task.skips_cut_rows and (isinstance(row, CutRow) or _lacks_a_text(row, names)):
             cut += 1
             continue
         if isinstance(row, CutRow):
             raise cut_row_error(path, row, table.columns)
-        items.append(_text_example(path, row, names, label, task.kind))
+        items.append(text_example(path, row, names, label, task.kind))
     if table.guessed and labelled:
         _check_no_header(path, table, items)
     return Examples(path, items, cut_rows=cut)
 
 
-def _text_columns(path: str, there: tuple[str, ...], task: Task, columns: Columns) -> list[str]:
+def _lacks_a_text(row: Row, names: list[str]) -> bool:
+    return not all(str(row.values.get(name, "")).strip() for name in names)
+
+
+def text_columns(path: str, there: tuple[str, ...], task: Task, columns: Columns) -> list[str]:
     """The names of the columns of the text, or of the pair."""
     names = [find_column(path, there, columns.first, task.first, "the text")]
     if task.second or columns.second:
@@ -39,7 +43,8 @@ def _text_columns(path: str, there: tuple[str, ...], task: Task, columns: Column
     return names
 
 
-def _text_example(path: str, row: Row, names: list[str], label: str | None, kind: str) -> TextExample:
+def text_example(path: str, row: Row, names: list[str], label: str | None, kind: str) -> TextExample:
+    """The example in a row."""
     where = f"{path}, line {row.line}"
     first, *rest = [clean(_cell(row, name, where), f"{where}, column {name!r}") for name in names]
     read = read_number if kind == "regression" else read_label
@@ -66,10 +71,10 @@ def read_number(value: Any, where: str) -> float:
     """The number of a regression. Raises ValueError, naming `where`, for what is none, and for NaN and infinity."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of a whole number in JSON, which may be of any size
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{where} is {value!r}, expected a finite number")
+        raise ValueError(f"{where} is {repr(value)[:40]}, expected a finite number")
     return number
 
 

@@ -141,11 +141,14 @@ class _Clock:
 
 
 def predict(
-    features: list[Feature], params: Any, functions: TuningFunctions, rows: int = PREDICTION_ROWS
-) -> list[np.ndarray]:
-    """The logits of each feature, in their order, as `predictions` reads them."""
+    features: list[Feature], params: Any, functions: TuningFunctions, rows: int = PREDICTION_ROWS,
+    lengths: Sequence[int] | None = None,
+) -> list[np.ndarray]:  # fmt: skip
+    """The logits of each feature, in their order, as `predictions` reads them. Rows are padded to one of `lengths`;
+    None: those that the longest asks for.
+    """
     found: list[np.ndarray | None] = [None] * len(features)
-    lengths = bucket_lengths(max(feature.length for feature in features))
+    lengths = lengths or bucket_lengths(max(feature.length for feature in features))
     params = jax.device_put(params)
     for batch in batches(features, rows, shuffle=False, lengths=lengths):
         place_logits(found, features, batch, np.asarray(functions.predict(params, batch)))

@@ -37,7 +37,8 @@ def question_features(
         best = max_context(len(ids), spans)
         answer = answer_tokens(item, offsets)
         for number, (start, end) in enumerate(spans):
-            row = Row(np.concatenate([head, ids[start:end], [special.sep_id]]).astype(np.int32), len(head))
+            row_ids = np.concatenate([head, ids[start:end], [special.sep_id]]).astype(np.int32)
+            row = Row(row_ids, len(head), len(asked) > task.max_question_length)
             window = Window(len(head), offsets[start:end], best[start:end] == number)
             found.append(Feature(place, (row,), _label(answer, start, end, len(head)), window=window))
     return found

@@ -16,7 +16,7 @@ import numpy as np
 
 from flaxbert.config import ModelConfig
 from flaxbert.finetuning.batching import batches, bucket_lengths
-from flaxbert.finetuning.encoding import encode
+from flaxbert.finetuning.encoding import count_cut, encode
 from flaxbert.finetuning.examples import Columns, read_examples
 from flaxbert.finetuning.features import Feature
 from flaxbert.finetuning.forms import Examples
@@ -28,7 +28,6 @@ from flaxbert.training.compilation import keep_compilations
 
 ENDINGS = (".npy", ".parquet", ".jsonl")
 _AT_ONCE = 16_384  # texts whose vectors are held in memory
-_UNCUT = 1 << 30
 
 
 class Pooling(NamedTuple):
@@ -67,8 +66,8 @@ def embed(
     with _opened(output, len(examples.items), size) as write:
         for start in range(0, len(examples.items), _AT_ONCE):
             part = Examples(examples.path, examples.items[start:start + _AT_ONCE], examples.labels)
-            features, too_long = _features(part, loaded.tokenizer, longest)
-            cut += too_long
+            features = _features(part, loaded.tokenizer, longest)
+            cut += count_cut(features)
             vectors = vectors_of(loaded.config, loaded.params, features, chosen, batch_size)
             write(part, features, vectors, loaded.tokenizer)
     if cut:
@@ -108,13 +107,9 @@ def _check(output: str, pooling: str, batch_size: int) -> None:
         raise ValueError(f"--batch-size {batch_size} is not positive")
 
 
-def _features(examples: Examples, tokenizer: Any, max_length: int) -> tuple[list[Feature], int]:
-    """(what the model reads, how many texts were cut for it)."""
-    task = TASKS["classification"]
+def _features(examples: Examples, tokenizer: Any, max_length: int) -> list[Feature]:
     unlabelled = Examples(examples.path, [item._replace(label=None) for item in examples.items])
-    features = encode(unlabelled, task, tokenizer, max_length)
-    full = encode(unlabelled, task, tokenizer, _UNCUT) if any(f.length == max_length for f in features) else features
-    return features, sum(feature.length > max_length for feature in full)
+    return encode(unlabelled, TASKS["classification"], tokenizer, max_length)
 
 
 def vectors_of(

@@ -2,8 +2,11 @@
 all.
 """
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
+from typing import TextIO
 
 
 def check_output(flag: str, name: str, endings: tuple[str, ...] = ()) -> None:
@@ -34,3 +37,19 @@ def write_output(flag: str, name: str, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ValueError(f"{flag} {name} cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def whole_output(flag: str, name: str) -> Iterator[TextIO]:
+    """A file of text that is written bit by bit, and has its name once it is whole. Raises ValueError where it cannot
+    be written.
+    """
+    check_output(flag, name)
+    path = pathlib.Path(name)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

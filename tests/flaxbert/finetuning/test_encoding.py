@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flaxbert.finetuning.batching import batches, bucket_lengths, steps_per_epoch
-from flaxbert.finetuning.encoding import encode, pair_lengths
+from flaxbert.finetuning.encoding import count_cut, encode, pair_lengths
 from flaxbert.finetuning.examples import Choice, Examples, TaggedExample, TextExample
 from flaxbert.finetuning.predictions import place_logits, predictions
 from flaxbert.finetuning.tagging import join_tags
@@ -121,6 +121,26 @@ def test_choices_stand_in_rows_one_after_another(rust):
     said[[order.index(0) * 3 + 2, order.index(1) * 3 + 0]] = 1
     place_logits(logits, features, batch, said)
     assert predictions(examples, features, logits, TASKS["swag"]) == ["2", "0"]
+
+
+def test_examples_of_different_numbers_of_choices_never_share_a_batch(rust):
+    items = [Choice(str(n), "The fox", ("runs",) * n, None) for n in (2, 3)]
+    features = encode(Examples("file", items, ("0", "1")), TASKS["swag"], rust)
+    with pytest.raises(AssertionError, match="as many choices"):
+        list(batches(features, 2))
+
+
+def test_a_row_knows_whether_a_text_was_cut_for_it(rust):
+    long = " ".join(WORDS)
+    size = len(rust.encode(long).ids)
+    for room, cut in ((size, 0), (size - 1, 1)):
+        assert count_cut(encode(texts((long, None, "0"), ("fox", None, "0")), CLASSES, rust, room)) == cut
+    size = len(rust.encode(long, "fox").ids)
+    for room, cut in ((size, 0), (size - 1, 1)):
+        assert count_cut(encode(texts((long, "fox", "0"), ("fox", "fox", "0")), CLASSES, rust, room)) == cut
+        choices = Examples("file", [Choice("1", "fox", ("fox", long, long), None)], ("0", "1", "2"))
+        assert count_cut(encode(choices, TASKS["swag"], rust, room)) == cut, "an example, not its rows"
+    assert count_cut(encode(tagged(WORDS * 3), TASKS["tagging"], rust, 12)) == 0, "sentences of tags are divided"
 
 
 def test_a_number_and_a_label_are_read_from_the_logits_of_a_row(rust):

@@ -56,6 +56,10 @@ BAD = [
      "number"),
     ("regression", "a.tsv", "good\t1.5\nbad\thigh\n", "a.tsv, line 2, column 'score' is 'high', expected a finite "
      "number"),
+    ("qqp", "a.jsonl", '{"question1": 5, "question2": "b", "is_duplicate": 1}\n', "line 1, column 'question1' is 5, "
+     "expected text"),
+    ("regression", "a.jsonl", json.dumps({"text": "good", "score": 10 ** 400}), "a.jsonl, line 1, column 'score' is "
+     "10{39}, expected a finite number"),
     ("ner", "a.conll", "EU\tB-ORG\nsays\n", "a.conll, line 2 has 1 columns, expected 2 as on line 1"),
     ("ner", "a.conll", "EU NNP B-ORG\n\nIt O\n", "a.conll, line 3 has 2 columns, expected 3 as on line 1"),
     ("ner", "a.conll", "It O\n\nEU NNP\n", "a.conll, sentence on line 3: tag 'NNP' is none of an entity: expected O, "

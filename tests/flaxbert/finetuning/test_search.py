@@ -50,7 +50,7 @@ def tags(folder):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_of_task_is_learnt_and_predicted_as_it_was_scored(model, tmp_path, kind):
+def test_each_kind_of_task_is_learnt_and_predicted_as_it_was_scored(model, tmp_path, kind, monkeypatch, capsys):
     draw, metric = KINDS[kind]
     data = write_data(tmp_path / "data", draw)
     assert finetune(kind, model, data, tmp_path / "run", *QUICK) == cli.DONE
@@ -58,6 +58,9 @@ def test_each_kind_of_task_is_learnt_and_predicted_as_it_was_scored(model, tmp_p
     assert found["best"]["dev"][metric] > 0.8, found["best"]
     assert evaluated(tmp_path / "run", data / "dev.jsonl") == pytest.approx(found["best"]["dev"], rel=1e-4)
     scored = [json.loads(line) for line in (tmp_path / "run" / "cells").glob("*-dev.jsonl").__next__().open()]
+    for name in scored[0].keys() - {"id", "prediction", "reference"}:  # what each example adds to a mean
+        assert np.mean([each[name] for each in scored]) == pytest.approx(found["best"]["dev"][name])
+    assert (metric in scored[0]) == (kind not in ("regression", "ner"))
     assert cli.main([
         "predict", str(tmp_path / "run"), str(data / "dev.jsonl"), "--output", str(tmp_path / "said.jsonl")
     ]) == cli.DONE  # fmt: skip
@@ -68,6 +71,16 @@ def test_each_kind_of_task_is_learnt_and_predicted_as_it_was_scored(model, tmp_p
             assert one["prediction"] == pytest.approx(other["prediction"], rel=1e-4)
         else:
             assert one["prediction"] == other["prediction"]
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((data / "dev.jsonl").read_bytes())))
+    assert cli.main(["predict", str(tmp_path / "run")]) == cli.DONE
+    assert capsys.readouterr().out == (tmp_path / "said.jsonl").read_text()
+    if kind == "squad2":
+        threshold = json.loads((tmp_path / "run" / "best" / TASK).read_text())["threshold"]
+        for each in said:
+            assert each["threshold"] == threshold
+            assert (each["prediction"] == "") == (each["no_answer_score"] > threshold)
+        assert 0 < sum(each["prediction"] == "" for each in said) < len(said)
 
 
 def test_an_interrupted_search_goes_on_and_ends_as_one_left_alone(model, tmp_path):

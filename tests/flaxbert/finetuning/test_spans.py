@@ -112,15 +112,20 @@ def test_no_answer_is_the_smallest_score_over_windows_and_given_above_the_thresh
     assert answer(context, windows, SQUAD).above(0) != ""
 
 
+@pytest.mark.parametrize("shift", [-5.0, 0.0, 5.0])
+@pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("metric", [0, 1])
-def test_no_threshold_scores_more_than_the_best_one(metric):
+def test_no_threshold_scores_more_than_the_best_one(metric, ties, shift):
+    """Scores of no answer are log-odds, of either sign: to answer none may be best where all of them are negative."""
+    none = 0
     for seed in range(40):
         draw = np.random.default_rng(seed)
         answers, references = [], []
         for number in range(30):
             text = ["fox", "the dog", "a fox dog", ""][draw.integers(4)]
-            answers.append(Answered(text, float(draw.normal()), ()))
-            references.append([(), ("fox",), ("dog", "fox dog")][draw.integers(3)])
+            answers.append(Answered(text, round(float(draw.normal()), 1 if ties else 9) + shift, ()))
+            # Every other time most have no answer.
+            references.append([(), ("fox",), ("dog", "fox dog"), ()][draw.integers(3 + seed % 2)])
 
         def total(threshold):
             given = [found.above(threshold) for found in answers]
@@ -128,7 +133,8 @@ def test_no_threshold_scores_more_than_the_best_one(metric):
 
         scores = [score_answer(found.text, right, True)[metric] for found, right in zip(answers, references)]
         threshold = best_threshold(answers, scores, [bool(right) for right in references])
-        everything = [0.0, -10.0, *(found.no_answer for found in answers)]
-        assert total(threshold) == pytest.approx(max(map(total, everything))) or threshold == 0.0
-        if threshold == 0.0:
-            assert total(-10.0) == pytest.approx(max(map(total, everything)))
+        everything = [-100.0, *(found.no_answer for found in answers)]
+        assert math.isfinite(threshold) and total(threshold) == pytest.approx(max(map(total, everything)))
+        assert min(abs(found.no_answer - threshold) for found in answers) > 1e-9, "rounding moves no answer over it"
+        none += threshold < min(found.no_answer for found in answers)
+    assert 0 < none < 40
