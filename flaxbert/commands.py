@@ -303,7 +303,7 @@ class Finetune:
     fresh: bool = False
     """Begin with random parameters: what did pretraining bring?"""
     train_examples: int | None = None
-    """Take the first so many. None: all."""
+    """Take so many, drawn once at random: the same for the whole grid. None: all."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """`adam`: the reference's, without bias correction. `adamw`: with it."""
     weight_decay: float = 0.01

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from flaxbert.finetuning.choices import choice_examples
 from flaxbert.finetuning.conll import tagged_examples
 from flaxbert.finetuning.files import TFDS, read_text
@@ -18,7 +20,7 @@ from flaxbert.finetuning.texts import text_examples
 
 __all__ = [
     "Answer", "Choice", "Columns", "Examples", "Question", "TaggedExample", "TextExample", "read_examples",
-    "read_labels", "write_labels",
+    "read_labels", "sample", "write_labels",
 ]  # fmt: skip
 
 _Reader = Callable[[str, str, Task, Columns, bool], Examples]
@@ -62,6 +64,14 @@ def read_examples(
     if not found.items:
         raise ValueError(f"{name} has no example")
     return _with_labels(found, task, labels, labelled)
+
+
+def sample(examples: Examples, count: int) -> Examples:
+    """So many of them in the order of the file, drawn at random and always the same; a larger sample holds a smaller
+    one. The first rows of a file that is sorted by label would be of one class.
+    """
+    drawn = np.random.default_rng(0).permutation(len(examples.items))[:count]
+    return dataclasses.replace(examples, items=[examples.items[index] for index in sorted(drawn)])
 
 
 def _with_labels(found: Examples, task: Task, labels: Sequence[str] | None, labelled: bool) -> Examples:

@@ -1,6 +1,5 @@
 """`flaxbert finetune`: from flags to a searched grid."""
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from flaxbert.commands import Finetune
 from flaxbert.config import OptimizerConfig
-from flaxbert.finetuning.examples import read_examples
+from flaxbert.finetuning.examples import read_examples, sample
 from flaxbert.finetuning.files import find_files
 from flaxbert.finetuning.forms import Examples
 from flaxbert.finetuning.grid import Grid, cells_of, check_settings, search, write_settings
@@ -94,7 +93,7 @@ def _examples(
     if arguments.train_examples is not None:
         if not 1 <= arguments.train_examples <= len(train.items):
             raise ValueError(f"--train-examples {arguments.train_examples} is not in [1, {len(train.items)}]")
-        train = dataclasses.replace(train, items=train.items[:arguments.train_examples])
+        train = sample(train, arguments.train_examples)
     found = {"train": train, "dev": read_examples(paths.pop("dev"), task, train.labels, columns)}
     for name, path in paths.items():
         try:

@@ -16,7 +16,7 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "bilstm_layers": lambda layers: f"tagged by a BiLSTM over layers {layers} of the frozen encoder",
     "frozen": lambda _: "the output layer alone is trained", "fresh": lambda _: "begun with random parameters",
     "optimizer": str, "compute_dtype": lambda kind: f"products in {kind}",
-    "train_examples": lambda count: f"the first {count:,} examples",
+    "train_examples": lambda count: f"{count:,} training examples, drawn once",
 }  # fmt: skip
 
 

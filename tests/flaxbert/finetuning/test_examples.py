@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flaxbert.finetuning.examples import Columns, read_examples, read_labels, write_labels
+from flaxbert.finetuning.examples import Columns, read_examples, read_labels, sample, write_labels
 from flaxbert.finetuning.tasks import TASKS
 
 CONTEXT = "The quick brown fox jumps over the lazy dog."
@@ -190,3 +190,12 @@ def test_a_field_of_csv_may_be_longer_than_the_csv_module_allows_by_itself(write
     long = "word " * 100_000
     found = read_examples(write("a.csv", f"text,label\n{long},1\nshort,0\n"), TASKS["classification"])
     assert found.items[0].first == long
+
+
+def test_a_sample_of_a_file_that_is_sorted_by_label_has_both_and_keeps_the_order(write):
+    text = "".join(f"text {n}\t{int(n >= 50)}\n" for n in range(100))
+    whole = read_examples(write("train.tsv", text), TASKS["classification"])
+    ids, more = ([int(item.id) for item in sample(whole, count).items] for count in (10, 30))
+    assert ids == sorted(ids) and len(ids) == 10 and 2 <= sum(line > 50 for line in ids) <= 8
+    assert set(ids) < set(more), "a larger sample holds a smaller one"
+    assert sample(whole, 10) == sample(whole, 10) and sample(whole, 100) == whole
