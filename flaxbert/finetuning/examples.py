@@ -76,6 +76,7 @@ def sample(examples: Examples, count: int) -> Examples:
 
 def _with_labels(found: Examples, task: Task, labels: Sequence[str] | None, labelled: bool) -> Examples:
     """The examples with their label set. Raises ValueError for a label outside of it, naming file and line."""
+    _check_no_header(found, labels if labels is not None else task.labels)
     if task.kind in ("regression", "qa"):
         return found
     if task.kind == "multiple_choice":
@@ -93,6 +94,14 @@ def _with_labels(found: Examples, task: Task, labels: Sequence[str] | None, labe
             known = ", ".join(map(repr, own))
             raise ValueError(f"{found.path}, line {line}: label {label!r} is none of those of {whose}: {known}")
     return dataclasses.replace(found, labels=own)
+
+
+def _check_no_header(found: Examples, known: Sequence[str] | None) -> None:
+    if found.header is not None and found.header not in (known or ()):
+        raise ValueError(
+            f"{found.path}, line 1 looks like a header: its label {found.header!r} occurs nowhere else; name the "
+            "columns by --first, --second and --label in place of counting them, or delete the line"
+        )
 
 
 def _first_lines(found: Examples) -> dict[str, str]:
