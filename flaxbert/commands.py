@@ -283,11 +283,11 @@ class Finetune:
     seeds: int = 1
     """Runs of each place of the grid; their seeds are 0, 1, ..."""
     learning_rates: str | None = None
-    """Such as 5e-5,3e-5,2e-5. None: the task's first."""
+    """Such as 5e-5,3e-5,2e-5. None: the task's first; 1e-3 with --frozen and --bilstm-layers."""
     batch_sizes: str | None = None
     """Such as 16,32. None: the task's first."""
     epochs: str | None = None
-    """Such as 2,3,4. None: the task's first."""
+    """Such as 2,3,4. None: the task's first; 10 with --frozen and --bilstm-layers."""
     max_length: int | None = None
     """Tokens of a row. None: the task's, or the model's where that is less."""
     first: str | None = None
