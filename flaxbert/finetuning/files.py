@@ -35,7 +35,8 @@ def find_files(data: str | os.PathLike[str], task: Task) -> dict[str, str]:
     for split, patterns in task.files.items():
         matches = next(filter(None, (fnmatch.filter(names, pattern) for pattern in patterns)), [])
         if len(matches) > 1:
-            raise ValueError(f"data {data} has several {split} files: {', '.join(matches)}; keep each data set in a folder")
+            several = f"several {split} files: {', '.join(matches)}"
+            raise ValueError(f"data {data} has {several}; keep each data set in a folder of its own")
         if matches:
             found[split] = str(folder / matches[0])
     for split in ("train", "dev"):

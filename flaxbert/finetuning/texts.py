@@ -15,7 +15,8 @@ def text_examples(path: str, text: str, task: Task, columns: Columns, labelled: 
     table = read_table(path, text, known, task.headerless, columns)
     names = _text_columns(path, table.columns, task, columns)
     label = find_column(path, table.columns, columns.label, task.label, "the label") if labelled else None
-    beside = columns.label or next((name for name in table.columns if name in LABELS), None) if table.headless else None
+    labelling = (columns.label, *LABELS) if table.headless else ()
+    beside = next((name for name in labelling if name in table.columns), None)
     items, labels, cut = [], list[str](), 0
     for row in table.rows:
         if task.skips_cut_rows and (isinstance(row, CutRow) or not all(row.values[name].strip() for name in names)):

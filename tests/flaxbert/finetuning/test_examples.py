@@ -138,7 +138,8 @@ def test_columns_are_named_where_the_task_does_not_know_them(write, refuses):
         (Columns(label="star"), "c.tsv has no column 'star'; those of line 1 are 'review', 'stars'$"),
         (Columns("reviews", label="star"), "no column 'reviews' or 'star'; those of line 1 are 'review', 'stars'$"),
         (Columns("review", label="2"), "no column 'review' beside columns by number, 1 to 2; those of line 1 are 'rev"),
-        (Columns("1", label="3"), "no column '3' beside columns by number, 1 to 2; those of line 1 are 'review'"),
+        (Columns("3", label="2"), "no column '3' beside columns by number, 1 to 2; those of line 1 are 'review'"),
+        (Columns("1", label="3"), "no column for the label: expected '3'; those there are 1, 2"),
         (Columns("1", label="2"), "c.tsv, line 1 looks like a header: its label 'stars' occurs nowhere else"),
     ):
         refuses(message, read_examples, headed, TASKS["classification"], columns=wished)
@@ -220,6 +221,9 @@ def test_a_header_is_told_of_in_a_file_without_labels_too(write, refuses):
     headed = write("a.tsv", "review\tmood\ngood\tglad\nbad\tsad\nill\tsad\n")
     refuses("line 1 looks like a header", read_examples, headed, TASKS["classification"], labels=("glad", "sad"),
             labelled=False)  # fmt: skip
+    texts = read_examples(write("c.tsv", "good\nbad\n"), TASKS["classification"], columns=Columns("1", label="2"),
+                          labelled=False)  # fmt: skip
+    assert [item.first for item in texts.items] == ["good", "bad"], "the label's column need not be there"
     bare = write("b.tsv", "good\tglad\nbad\tsad\nill\tsad\n")
     assert len(read_examples(bare, TASKS["classification"], ("glad", "sad"), labelled=False).items) == 3
 
