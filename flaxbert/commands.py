@@ -132,7 +132,7 @@ class Export:
     """Write a model as a folder that Hugging Face transformers loads."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run's folder, an export, or a Hugging Face folder."""
+    """A run's folder, an export, a Hugging Face folder, or that of flaxbert finetune for its best model."""
     output: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUTPUT")]
     """The folder to write."""
     step: int | None = None
@@ -205,7 +205,7 @@ class Embed:
     """Write a vector for each text of a file: features for whatever learns from them."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run's folder, an export, or a Hugging Face folder."""
+    """A run's folder, an export, a Hugging Face folder, or that of flaxbert finetune for its best model."""
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     """Texts: .txt with one on each line, .tsv, .csv or .jsonl."""
     output: str
@@ -232,7 +232,7 @@ class Attention:
     """Draw what each token of a text attends to, in every layer and head."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run's folder, an export, or a Hugging Face folder."""
+    """A run's folder, an export, a Hugging Face folder, or that of flaxbert finetune for its best model."""
     first: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEXT")]
     """A text, of up to 128 tokens."""
     second: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="TEXT")] = None
@@ -260,7 +260,7 @@ class FillMask:
     """Print the likeliest words for each [MASK]."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run's folder, an export, or a Hugging Face folder."""
+    """A run's folder, an export, a Hugging Face folder, or that of flaxbert finetune for its best model."""
     texts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TEXT...")]
     """Texts that hold [MASK]."""
     top: int = 5
