@@ -78,10 +78,10 @@ def _table(task: Task, rows: Sequence[dict[str, Any]]) -> Any:
     from rich.table import Table
 
     title = f"{task.name}: mean ± standard deviation over seeds, in %"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in ("rate", "batch", "epochs", "seeds"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("metric", no_wrap=True)
+    table.add_column("metric", overflow="fold")  # the one that may take two lines, were a rate very long
     for name in ("mean", "best"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
