@@ -1,9 +1,10 @@
 """The same fine-tuning by flaxbert and by transformers' Trainer: equal weights, examples, batches, rates and epochs.
 
-    python -m benchmarks.against_trainer --init EXPORT --data SST-2 [--task sst2] [--learning-rate R] [--batch-size N]
-        [--epochs N] [--max-length N] [--seeds N] [--json RESULT.json]
+    python -m benchmarks.against_trainer --init EXPORT --data DIR [--task sst2] [--learning-rate R] [--batch-size N]
+        [--epochs N] [--max-length N] [--train-examples N] [--seeds N] [--json RESULT.json]
 
-EXPORT is a folder that `flaxbert export` wrote: both begin with its encoder and a new output layer. Both take batches
+The task is one of texts or pairs of texts with classes, such as sst2 and qnli, and DIR the folder of its data. EXPORT
+is a folder that `flaxbert export` wrote: both begin with its encoder and a new output layer. Both take batches
 of as many rows, in an order of their own, padded to the longest row of a batch (flaxbert: to the next of 32, 64, 128
 tokens and so on, so that few shapes are compiled); linear warm-up over a tenth of the steps, linear decay, weight decay
 0.01, gradients clipped at norm 1; Adam as each has it, flaxbert's being the reference's, without bias correction. Seeds
@@ -13,8 +14,11 @@ all that either builds or compiles for it: nothing compiled is kept from one see
 
 import argparse
 import json
+import os
 import platform
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +27,7 @@ from typing import Any
 import jax
 
 from flaxbert.config import OptimizerConfig
-from flaxbert.finetuning.examples import read_examples
+from flaxbert.finetuning.examples import read_examples, sample
 from flaxbert.finetuning.files import find_files
 from flaxbert.finetuning.metrics import references, score
 from flaxbert.finetuning.objective import output_count
@@ -45,9 +49,13 @@ class Setting:
             arguments.init, arguments.batch_size, arguments.learning_rate, arguments.epochs
         )  # fmt: skip
         self.task = task_for(find_task(arguments.task), arguments.max_length)
+        if self.task.kind != "classification":
+            raise ValueError(f"--task {self.task.name} is no classification of texts: name sst2, qnli or another one")
         paths = find_files(arguments.data, self.task)
         self.train = read_examples(paths["train"], self.task)
         self.dev = read_examples(paths["dev"], self.task, self.train.labels)
+        if arguments.train_examples is not None:
+            self.train = sample(self.train, arguments.train_examples)
 
 
 def by_flaxbert(setting: Setting, seed: int) -> Result:
@@ -130,10 +138,11 @@ def main() -> None:
     parser.add_argument("--init", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--task", default="sst2")
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--max-length", type=int, default=64)
+    parser.add_argument("--train-examples", type=int)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -143,7 +152,10 @@ def main() -> None:
         for side, train in (("flaxbert", by_flaxbert), ("Trainer", by_trainer)):
             found[side].append(train(setting, seed))
             print(side, seed, json.dumps(found[side][-1]), flush=True)
-    whole = {"settings": vars(arguments) | {"json": None}, "machine": platform.machine(), "runs": found}
+    settings = {name: value for name, value in vars(arguments).items() if name != "json"}
+    command = shlex.join(["python", "-m", "benchmarks.against_trainer", *sys.argv[1:]])
+    machine = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0))}
+    whole = {"command": command, "settings": settings, **machine, "runs": found}
     whole["summary"] = summary(found)
     print(json.dumps(whole["summary"], indent=1))
     if arguments.json is not None:

@@ -146,7 +146,7 @@ class Export:
     """Write a model as a folder that Hugging Face transformers loads."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run's folder, an export, or a Hugging Face folder."""
+    """A run's folder, an export, a Hugging Face folder, or that of flaxbert finetune for its best model."""
     output: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUTPUT")]
     """The folder to write."""
     step: int | None = None
@@ -219,7 +219,7 @@ class Embed:
     """Write a vector for each text of a file: features for whatever learns from them."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run's folder, an export, or a Hugging Face folder."""
+    """A run's folder, an export, a Hugging Face folder, or that of flaxbert finetune for its best model."""
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     """Texts: .txt with one on each line, .tsv, .csv or .jsonl."""
     output: str
@@ -246,7 +246,7 @@ class Attention:
     """Draw what each token of a text attends to, in every layer and head."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run's folder, an export, or a Hugging Face folder."""
+    """A run's folder, an export, a Hugging Face folder, or that of flaxbert finetune for its best model."""
     first: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEXT")]
     """A text, of up to 128 tokens."""
     second: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="TEXT")] = None
@@ -274,7 +274,7 @@ class FillMask:
     """Print the likeliest words for each [MASK]."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run's folder, an export, or a Hugging Face folder."""
+    """A run's folder, an export, a Hugging Face folder, or that of flaxbert finetune for its best model."""
     texts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TEXT...")]
     """Texts that hold [MASK]."""
     top: int = 5
@@ -297,11 +297,11 @@ class Finetune:
     seeds: int = 1
     """Runs of each place of the grid; their seeds are 0, 1, ..."""
     learning_rates: str | None = None
-    """Such as 5e-5,3e-5,2e-5. None: the task's first."""
+    """Such as 5e-5,3e-5,2e-5. None: the task's first; 1e-3 with --frozen and --bilstm-layers."""
     batch_sizes: str | None = None
     """Such as 16,32. None: the task's first."""
     epochs: str | None = None
-    """Such as 2,3,4. None: the task's first."""
+    """Such as 2,3,4. None: the task's first; 10 with --frozen and --bilstm-layers."""
     max_length: int | None = None
     """Tokens of a row. None: the task's, or the model's where that is less."""
     first: str | None = None
@@ -317,7 +317,7 @@ class Finetune:
     fresh: bool = False
     """Begin with random parameters: what did pretraining bring?"""
     train_examples: int | None = None
-    """Take the first so many. None: all."""
+    """Take so many, drawn once at random: the same for the whole grid. None: all."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """`adam`: the reference's, without bias correction. `adamw`: with it."""
     weight_decay: float = 0.01

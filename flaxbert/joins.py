@@ -39,18 +39,18 @@ def outlook(corpus: Any, experiment: Experiment) -> list[str]:
 
 def data_of(model: str) -> DataConfig:
     """How a run's own evaluations draw their sequences; of another model nothing is known but its length."""
-    from flaxbert.finetuning.saved import is_tuned
     from flaxbert.interop.huggingface_config import CONFIG, read_config
-    from flaxbert.tools.load import is_run
+    from flaxbert.tools.folders import BEST, is_run, is_search
     from flaxbert.training.run import read_run
 
     if is_run(pathlib.Path(model)):
         return _last_data(model, read_run(model).experiment)
-    if is_tuned(pathlib.Path(model)):
-        return DataConfig()
-    if not (pathlib.Path(model) / CONFIG).is_file():
+    folder = pathlib.Path(model)
+    if is_search(folder):
+        folder = folder / BEST
+    if not (folder / CONFIG).is_file():
         return DataConfig()  # no model: told of by its loading
-    return DataConfig(sequence_length=min(DataConfig().sequence_length, read_config(model).config.max_length))
+    return DataConfig(sequence_length=min(DataConfig().sequence_length, read_config(folder).config.max_length))
 
 
 def _last_data(workdir: str, experiment: Experiment) -> DataConfig:
@@ -88,15 +88,16 @@ def _tokenizer_of(model: str, folder: pathlib.Path) -> str:
     """
     from flaxbert.interop.huggingface_config import read_config
     from flaxbert.interop.huggingface_tokenizer import is_own, write_tokenizer
-    from flaxbert.tools.load import is_run
+    from flaxbert.tools.folders import is_run, model_folder
 
     source = pathlib.Path(model)
     if not source.is_dir():
         raise ValueError(f"model {model} is no directory: expected that of a run, an export or a Hugging Face model")
+    source = model_folder(source)
     if is_run(source) or is_own(source):
         return str(source / "tokenizer" if is_run(source) else source)
     (folder / "tokenizer").mkdir()
-    write_tokenizer(source, folder / "tokenizer", read_config(model).config)
+    write_tokenizer(source, folder / "tokenizer", read_config(source).config)
     if not is_own(folder / "tokenizer"):
         raise ValueError(f"the tokenizer of {model} is not BERT's WordPiece: no text can be prepared with it")
     return str(folder / "tokenizer")
@@ -105,7 +106,7 @@ def _tokenizer_of(model: str, folder: pathlib.Path) -> str:
 def held_out_batch(model: str) -> dict[str, Any] | None:
     """Held-out text of a run's own corpus, masked as in its evaluation; None where model or corpus is not there."""
     from data_pipeline.stream import first_batch
-    from flaxbert.tools.load import is_run
+    from flaxbert.tools.folders import is_run
     from flaxbert.training.run import read_run
 
     if not is_run(pathlib.Path(model)):

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from flaxbert.finetuning.choices import choice_examples
 from flaxbert.finetuning.conll import tagged_examples
 from flaxbert.finetuning.files import TFDS, read_text
@@ -18,7 +20,7 @@ from flaxbert.finetuning.texts import text_examples
 
 __all__ = [
     "Answer", "Choice", "Columns", "Examples", "Question", "TaggedExample", "TextExample", "read_examples",
-    "read_labels", "write_labels",
+    "read_labels", "sample", "write_labels",
 ]  # fmt: skip
 
 _Reader = Callable[[str, str, Task, Columns, bool], Examples]
@@ -64,8 +66,17 @@ def read_examples(
     return _with_labels(found, task, labels, labelled)
 
 
+def sample(examples: Examples, count: int) -> Examples:
+    """So many of them in the order of the file, drawn at random and always the same; a larger sample holds a smaller
+    one. The first rows of a file that is sorted by label would be of one class.
+    """
+    drawn = np.random.default_rng(0).permutation(len(examples.items))[:count]
+    return dataclasses.replace(examples, items=[examples.items[index] for index in sorted(drawn)])
+
+
 def _with_labels(found: Examples, task: Task, labels: Sequence[str] | None, labelled: bool) -> Examples:
     """The examples with their label set. Raises ValueError for a label outside of it, naming file and line."""
+    _check_no_header(found, labels if labels is not None else task.labels)
     if task.kind in ("regression", "qa"):
         return found
     if task.kind == "multiple_choice":
@@ -83,6 +94,14 @@ def _with_labels(found: Examples, task: Task, labels: Sequence[str] | None, labe
             known = ", ".join(map(repr, own))
             raise ValueError(f"{found.path}, line {line}: label {label!r} is none of those of {whose}: {known}")
     return dataclasses.replace(found, labels=own)
+
+
+def _check_no_header(found: Examples, known: Sequence[str] | None) -> None:
+    if found.header is not None and found.header not in (known or ()):
+        raise ValueError(
+            f"{found.path}, line 1 looks like a header: its label {found.header!r} occurs nowhere else; name the "
+            "columns by --first, --second and --label in place of counting them, or delete the line"
+        )
 
 
 def _first_lines(found: Examples) -> dict[str, str]:

@@ -33,7 +33,10 @@ def find_files(data: str | os.PathLike[str], task: Task) -> dict[str, str]:
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     found = {}
     for split, patterns in task.files.items():
-        matches = [name for pattern in patterns for name in fnmatch.filter(names, pattern)]
+        matches = next(filter(None, (fnmatch.filter(names, pattern) for pattern in patterns)), [])
+        if len(matches) > 1:
+            several = f"several {split} files: {', '.join(matches)}"
+            raise ValueError(f"data {data} has {several}; keep each data set in a folder of its own")
         if matches:
             found[split] = str(folder / matches[0])
     for split in ("train", "dev"):

@@ -73,13 +73,16 @@ class Examples:
     """Ids of questions with an answer that is not at its offset."""
     cut_rows: int = 0
     """Rows passed over, where the task allows it."""
+    header: str | None = None
+    """Of a table whose columns were told by their number: the label of line 1 where it looks like a column's name."""
 
     @property
     def remarks(self) -> list[str]:
         """A sentence on each thing in the file that a user should know of."""
         found = []
         if self.broken_tags:
-            found.append(f"{self.path}: {self.broken_tags} tags I-X do not go on with an entity; each was read as B-X")
+            tags = "1 tag I-X does" if self.broken_tags == 1 else f"{self.broken_tags} tags I-X do"
+            found.append(f"{self.path}: {tags} not go on with an entity; each was read as B-X")
         if self.misplaced:
             found.append(
                 f"{self.path}: in {len(self.misplaced)} of {len(self.items)} questions an answer is not at its offset, "

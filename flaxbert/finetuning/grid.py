@@ -3,9 +3,13 @@
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from flaxbert.config import OptimizerConfig
 from flaxbert.finetuning.answer_scores import score_answer
@@ -13,7 +17,9 @@ from flaxbert.finetuning.forms import Examples
 from flaxbert.finetuning.metrics import example_scores, rank, references, score
 from flaxbert.finetuning.objective import output_count
 from flaxbert.finetuning.predictions import answers, predictions
-from flaxbert.finetuning.saved import BEST, TASK, TaskFile, model_card, read_task, settle_model, write_model
+from flaxbert.finetuning.results import scored
+from flaxbert.finetuning.saved import BEST, TaskFile, model_card, settle_model, write_model
+from flaxbert.finetuning.search_folder import kept_cell, read_results
 from flaxbert.finetuning.spans import best_threshold
 from flaxbert.finetuning.step import TuningFunctions, build_functions
 from flaxbert.finetuning.tables import Columns
@@ -21,11 +27,9 @@ from flaxbert.finetuning.tasks import Task
 from flaxbert.finetuning.tuning import PREDICTION_ROWS, Cell, Found, Split, begin, fine_tune, predict
 from flaxbert.interop.architectures import Checkpoint
 from flaxbert.training.files import write_atomically
-from flaxbert.training.lock import LOCK
-
-SETTINGS = "config.json"
 
 Result = dict[str, Any]
+Scores = dict[str, float | None]
 
 
 class Stopped(Exception):
@@ -53,6 +57,8 @@ class Grid(NamedTuple):
     """Begin with new parameters in place of the pretrained ones."""
     bilstm_layers: tuple[int, ...] = ()
     """The layers of a frozen encoder that a BiLSTM reads; none: an ordinary output layer."""
+    train_examples: int | None = None
+    """How many were drawn; None: all."""
 
 
 def cells_of(
@@ -67,8 +73,9 @@ def search(
 ) -> tuple[list[Result], Result]:
     """The results of these cells, and of all that earlier launches have ended: those are not trained again; and the one
     of them whose model is kept. Where that model is lost, or the result it goes with, the best one is trained again.
+    A cell that diverges has a result without scores, and its model is never kept.
 
-    Raises Stopped after a signal.
+    Raises Stopped after a signal, ValueError where every cell diverged.
     """
     folder = grid.workdir / "cells"
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,19 +83,21 @@ def search(
     results = read_results(folder)
     for number, cell in enumerate(cells):
         if cell.name not in results:
-            say(f"{number + 1} of {len(cells)}: {_described(cell)}")
+            say(f"{number + 1} of {len(cells)}: {cell.described}")
             results[cell.name] = _run_cell(grid, cell, list(results.values()), stop, say)
-    kept = results.get(_kept_cell(grid.workdir))
-    if kept is None or "others" not in kept:
-        cell = Cell(**max(results.values(), key=lambda result: rank(grid.task, result["dev"]))["cell"])
-        say(f"the best model is not there: {_described(cell)}")
+    kept = results.get(kept_cell(grid.workdir))
+    while kept is None or "others" not in kept:
+        cell = Cell(**_best(grid.task, list(results.values()))["cell"])
+        say(f"the best model is not there: {cell.described}")
         kept = results[cell.name] = _run_cell(grid, cell, [], stop, say)
     return list(results.values()), kept
 
 
-def _kept_cell(workdir: Path) -> str:
-    """The name of the cell whose model is kept; empty where there is none."""
-    return read_task(workdir / BEST).cell if (workdir / BEST / TASK).is_file() else ""
+def _best(task: Task, results: Sequence[Result]) -> Result:
+    ended = [result for result in results if not result["diverged"]]
+    if not ended:
+        raise ValueError("every run of the grid diverged: its loss is not finite; name lower --learning-rates")
+    return max(ended, key=lambda result: rank(task, result["dev"]))
 
 
 def _run_cell(
@@ -106,21 +115,62 @@ def _run_cell(
         say(f"    step {step}/{steps}  loss {loss:.4f}")
 
     found = fine_tune(cell, start, grid.splits["train"].features, grid.task, functions, stopped, told)
-    said, threshold = _answers(grid, "dev", found.params, predictor, None)
-    scores = score(grid.task, said, references(grid.splits["dev"].examples))
-    say("    dev " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    logits = predict(grid.splits["dev"].features, found.params, predictor)
+    if _diverged(found, logits):
+        say("    diverged: its loss or its outputs are not finite")
+        return _keep(grid, cell, _result(cell, found, dict.fromkeys(grid.task.metrics), 0.0, diverged=True))
+    said, threshold = _answers(grid, "dev", logits, None)
+    scores = _scores(grid, "dev", said)
+    say(f"    dev {scored(scores)}")
     result = _result(cell, found, scores, threshold)
     facts = TaskFile(
         grid.task, labels, grid.columns, grid.task.max_length, threshold, scores, cell.name, grid.bilstm_layers
     )
-    if all(rank(grid.task, scores) > rank(grid.task, other["dev"]) for other in others):
-        card = model_card(grid.workdir.name, start, grid.init, facts, dataclasses.asdict(cell))
+    rivals = [other["dev"] for other in others if not other["diverged"]]
+    if all(rank(grid.task, scores) > rank(grid.task, rival) for rival in rivals):
+        card = model_card(grid.workdir.name, start, facts, _begun_with(grid), _trained_with(grid, cell))
         write_model(grid.workdir / BEST, start, found.params, grid.tokenizer, facts, card)
         result["others"] = _others(grid, found.params, predictor, threshold)
     write_predictions(grid.workdir / "cells" / f"{cell.name}-dev.jsonl", grid.task, grid.splits["dev"].examples, said)
-    # Last: what is there counts as done.
-    write_atomically(grid.workdir / "cells" / f"{cell.name}.json", json.dumps(result, indent=1) + "\n")
+    return _keep(grid, cell, result)
+
+
+def _keep(grid: Grid, cell: Cell, result: Result) -> Result:
+    """Written last of all: what is there counts as done."""
+    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    write_atomically(grid.workdir / "cells" / f"{cell.name}.json", text)
     return result
+
+
+def _diverged(found: Found, logits: Sequence[np.ndarray]) -> bool:
+    """Whether loss, parameters or outputs are not finite: the last update has no loss of its own."""
+    whole = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.params))
+    return not math.isfinite(found.loss) or not whole or any(np.isnan(each).any() for each in logits)
+
+
+def _scores(grid: Grid, split: str, said: Sequence[Any]) -> Scores:
+    """None in place of NaN, which JSON does not know."""
+    found = score(grid.task, said, references(grid.splits[split].examples))
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def _begun_with(grid: Grid) -> str:
+    """What the model was before, as its card says it."""
+    if grid.fresh:
+        return f"Random parameters in the shape of `{grid.init}`, not its pretrained ones, trained"
+    return f"`{grid.init}` fine-tuned"
+
+
+def _trained_with(grid: Grid, cell: Cell) -> dict[str, Any]:
+    """The settings that a model's card names."""
+    trained = "the output layer alone" if grid.frozen else "all parameters"
+    drawn = "all" if grid.train_examples is None else "drawn once from all"
+    return dataclasses.asdict(cell) | {
+        "trained": "the BiLSTM alone" if grid.bilstm_layers else trained,
+        "training examples": f"{len(grid.splits['train'].examples.items):,} ({drawn})",
+        "optimizer": grid.optimizer.name, "weight decay": grid.optimizer.weight_decay,
+        "type of matrix products": grid.compute_dtype,
+    }  # fmt: skip
 
 
 def _functions(grid: Grid, rows: int) -> TuningFunctions:
@@ -131,12 +181,9 @@ def _functions(grid: Grid, rows: int) -> TuningFunctions:
     )  # fmt: skip
 
 
-def _answers(
-    grid: Grid, split: str, params: Any, functions: TuningFunctions, threshold: float | None
-) -> tuple[list[Any], float]:
+def _answers(grid: Grid, split: str, logits: list[np.ndarray], threshold: float | None) -> tuple[list[Any], float]:
     """(predictions on a split, the threshold of no answer: the given one, or the best for this split)."""
     examples, features = grid.splits[split]
-    logits = predict(features, params, functions)
     if threshold is None:
         threshold = 0.0
         if grid.task.has_no_answer:
@@ -150,21 +197,22 @@ def _best_threshold(task: Task, examples: Examples, features: Any, logits: Any) 
     return best_threshold(found, scores, [bool(texts) for texts in right])
 
 
-def _others(grid: Grid, params: Any, functions: TuningFunctions, threshold: float) -> dict[str, dict[str, float]]:
+def _others(grid: Grid, params: Any, functions: TuningFunctions, threshold: float) -> dict[str, Scores]:
     """Scores on the labelled splits beside train and dev."""
     found = {}
     for name in grid.splits:
         if name not in ("train", "dev"):
-            said, _ = _answers(grid, name, params, functions, threshold)
-            found[name] = score(grid.task, said, references(grid.splits[name].examples))
+            said, _ = _answers(grid, name, predict(grid.splits[name].features, params, functions), threshold)
+            found[name] = _scores(grid, name, said)
             write_predictions(grid.workdir / f"{name}.jsonl", grid.task, grid.splits[name].examples, said)
     return found
 
 
-def _result(cell: Cell, found: Found, scores: dict[str, float], threshold: float) -> Result:
+def _result(cell: Cell, found: Found, scores: Scores, threshold: float, diverged: bool = False) -> Result:
     return {
-        "cell": dataclasses.asdict(cell), "dev": scores, "threshold": threshold, "loss": found.loss,
-        "steps": found.steps, "seconds": round(found.seconds, 3),
+        "cell": dataclasses.asdict(cell), "dev": scores, "diverged": diverged, "threshold": threshold,
+        "loss": found.loss if math.isfinite(found.loss) else None, "steps": found.steps,
+        "seconds": round(found.seconds, 3),
         "examples_per_second": round(found.examples_per_second, 3) if found.examples_per_second > 0 else None,
     }  # fmt: skip
 
@@ -179,44 +227,3 @@ def write_predictions(path: Path, task: Task, examples: Examples, said: Sequence
         )
     )
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def read_results(folder: Path) -> dict[str, Result]:
-    """Name → what it came to, of all cells that have ended."""
-    found = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            found[path.stem] = json.loads(path.read_bytes())
-        except ValueError:
-            raise ValueError(f"{path} is damaged: delete it, and its cell is trained again") from None
-    return found
-
-
-def check_settings(workdir: Path, settings: dict[str, Any]) -> None:
-    """Raises ValueError where the folder holds anything but a search with these settings, naming those that differ.
-    Writes nothing.
-    """
-    path = workdir / SETTINGS
-    if not path.is_file():
-        if workdir.exists() and (not workdir.is_dir() or {each.name for each in workdir.iterdir()} - {LOCK}):
-            raise ValueError(f"{workdir} is not empty and holds no search")
-        return
-    try:
-        before = json.loads(path.read_bytes())["search"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{workdir} holds no search: its {SETTINGS} is that of something else") from None
-    changed = [name for name in settings if before.get(name) != settings[name]]
-    if changed:
-        differ = ", ".join(f"{name} was {before.get(name)} and is now {settings[name]}" for name in changed)
-        raise ValueError(f"{workdir} holds another search: {differ}; name another --workdir")
-
-
-def write_settings(workdir: Path, settings: dict[str, Any]) -> None:
-    """Begins a search's folder."""
-    write_atomically(workdir / SETTINGS, json.dumps({"search": settings}, indent=1, ensure_ascii=False) + "\n")
-
-
-def _described(cell: Cell) -> str:
-    return (
-        f"learning rate {cell.learning_rate:g}, batch {cell.batch_size}, {cell.epochs} epochs, seed {cell.seed}"
-    )

@@ -1,6 +1,5 @@
 """`flaxbert finetune`: from flags to a searched grid."""
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,19 +8,25 @@ from typing import Any
 from flaxbert.commands import Finetune
 from flaxbert.config import OptimizerConfig
 from flaxbert.finetuning.encoding import count_cut, cut_remark
-from flaxbert.finetuning.examples import read_examples
+from flaxbert.finetuning.examples import read_examples, sample
 from flaxbert.finetuning.files import find_files
 from flaxbert.finetuning.forms import Examples
-from flaxbert.finetuning.grid import Grid, cells_of, check_settings, search, write_settings
+from flaxbert.finetuning.grid import Grid, cells_of, search
 from flaxbert.finetuning.metrics import references
 from flaxbert.finetuning.results import show, summarize
 from flaxbert.finetuning.saved import FORMAT_VERSION, task_for
+from flaxbert.finetuning.search_folder import check_settings, write_settings
 from flaxbert.finetuning.tables import Columns
 from flaxbert.finetuning.tasks import Task, find_task
 from flaxbert.finetuning.tuning import Cell, Split, read_split
 from flaxbert.tools.embed import parse_layers
-from flaxbert.tools.load import is_run, load
+from flaxbert.tools.folders import is_run, model_folder
+from flaxbert.tools.load import load
 from flaxbert.training.lock import only_launch
+
+# The paper's settings are those of a whole encoder. What is trained on top of a frozen one begins at random, and at
+# 5e-5 hardly moves in three epochs. Section 5.3 does not say which it took.
+FROZEN_RATES, FROZEN_EPOCHS = (1e-3,), (10,)
 
 
 def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], None]) -> None:
@@ -44,14 +49,15 @@ def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], N
     say(", ".join(f"{len(split.examples.items):,} {name} examples" for name, split in splits.items()))
     workdir, init = Path(arguments.workdir), Path(arguments.init)
     settings = _settings(arguments, task, model, splits)
-    check_settings(workdir, settings)
+    check_settings(workdir, settings, {name: each.path for name, each in examples.items()})
     optimizer = OptimizerConfig(name=arguments.optimizer, weight_decay=arguments.weight_decay)
     grid = Grid(
-        task, init.resolve().name, model.checkpoint, init / "tokenizer" if is_run(init) else init, splits, columns,
-        workdir, optimizer, arguments.compute_dtype, arguments.frozen, arguments.fresh, layers,
+        task, init.resolve().name, model.checkpoint, init / "tokenizer" if is_run(init) else model_folder(init), splits,
+        columns, workdir, optimizer, arguments.compute_dtype, arguments.frozen, arguments.fresh, layers,
+        arguments.train_examples,
     )  # fmt: skip
     with only_launch(arguments.workdir):
-        write_settings(workdir, settings)
+        write_settings(workdir, settings, cells)
         results, kept = search(grid, cells, stop, say)
         show(task, summarize(task, results, kept), workdir)
 
@@ -67,9 +73,11 @@ def _bilstm_layers(arguments: Finetune, task: Task, num_layers: int) -> tuple[in
 def _cells(arguments: Finetune, task: Task) -> list[Cell]:
     if arguments.seeds < 1:
         raise ValueError(f"--seeds {arguments.seeds} is not positive")
-    rates = _listed("--learning-rates", arguments.learning_rates, float, task.learning_rates)
+    frozen = arguments.frozen or arguments.bilstm_layers is not None
+    known = (FROZEN_RATES, FROZEN_EPOCHS) if frozen else (task.learning_rates, task.epochs)
+    rates = _listed("--learning-rates", arguments.learning_rates, float, known[0])
     sizes = _listed("--batch-sizes", arguments.batch_sizes, int, task.batch_sizes)
-    epochs = _listed("--epochs", arguments.epochs, int, task.epochs)
+    epochs = _listed("--epochs", arguments.epochs, int, known[1])
     return cells_of(rates, sizes, epochs, range(arguments.seeds))
 
 
@@ -98,7 +106,7 @@ def _examples(
     if arguments.train_examples is not None:
         if not 1 <= arguments.train_examples <= len(train.items):
             raise ValueError(f"--train-examples {arguments.train_examples} is not in [1, {len(train.items)}]")
-        train = dataclasses.replace(train, items=train.items[:arguments.train_examples])
+        train = sample(train, arguments.train_examples)
     found = {"train": train, "dev": read_examples(paths.pop("dev"), task, train.labels, columns)}
     for name, path in paths.items():
         try:

@@ -7,7 +7,7 @@ Pearson and Spearman of constant values or of fewer than two (scipy).
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,10 +64,10 @@ def example_scores(task: Task, predictions: Sequence[Any], references: Sequence[
     return [{"accuracy": float(found == right)} for found, right in zip(predictions, references, strict=True)]
 
 
-def rank(task: Task, scores: dict[str, float]) -> float:
-    """What a run is chosen by: its score in the task's first metric; NaN ranks below all."""
+def rank(task: Task, scores: Mapping[str, float | None]) -> float:
+    """What a run is chosen by: its score in the task's first metric; NaN, or None for it, ranks below all."""
     found = scores[task.metrics[0]]
-    return -math.inf if math.isnan(found) else found
+    return -math.inf if found is None or math.isnan(found) else found
 
 
 def _answers(task: Task, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -19,12 +19,12 @@ from flaxbert.finetuning.tasks import Task, find_task
 from flaxbert.interop import huggingface
 from flaxbert.interop.architectures import Checkpoint
 from flaxbert.interop.safetensors_files import WEIGHTS, open_tensors, write_tensors
+from flaxbert.tools.folders import BEST
 from flaxbert.tools.load import Model, load
 from flaxbert.tools.written import check_written
 from flaxbert.training.files import write_atomically
 
 TASK = "task.json"
-BEST = "best"
 FORMAT_VERSION = 2
 
 
@@ -38,7 +38,7 @@ class TaskFile(NamedTuple):
     max_length: int
     threshold: float
     """In qa with questions that have no answer: see `spans.Answered.above`."""
-    scores: dict[str, float]
+    scores: dict[str, float | None]
     """On the development set."""
     cell: str
     """Which place of the grid it is."""
@@ -113,20 +113,24 @@ def read_task(path: Path) -> TaskFile:
         raise ValueError(f"{path / TASK} cannot be used: {error}") from None
 
 
-def model_card(name: str, start: Checkpoint, source: str, facts: TaskFile, settings: dict[str, Any]) -> str:
-    """The text of README.md."""
+def model_card(name: str, start: Checkpoint, facts: TaskFile, begun_with: str, settings: dict[str, Any]) -> str:
+    """The text of README.md. `begun_with` is its first sentence up to `by flaxbert`; `settings`: how it was trained."""
     from huggingface_hub import ModelCardData
 
     header = ModelCardData(library_name="transformers", tags=["bert", "flaxbert", facts.task.kind]).to_yaml()
-    scores = "\n".join(f"| {metric} | {value:.4f} |" for metric, value in facts.scores.items())
+    scores = "\n".join(
+        f"| {metric} | {'undefined' if value is None else format(value, '.4f')} |"
+        for metric, value in facts.scores.items()
+    )
     chosen = "\n".join(f"| {field.replace('_', ' ')} | {value} |" for field, value in settings.items())
-    kind = start.architecture
+    kind, number = start.architecture, start.config.num_layers
+    layers = "1 layer" if number == 1 else f"{number} layers"
     if facts.bilstm_layers:
-        layers = ", ".join(map(str, facts.bilstm_layers))
-        kind = f"BiLSTM (`{TAGGER}/`, read by flaxbert alone) over layers {layers} of the unchanged {kind}"
+        read = ", ".join(map(str, facts.bilstm_layers))
+        kind = f"BiLSTM (`{TAGGER}/`, read by flaxbert alone) over layers {read} of the unchanged {kind}"
     return (
-        f"---\n{header}\n---\n\n# {name}\n\n`{source}` fine-tuned by flaxbert for the task {facts.task.name} "
-        f"({facts.task.kind}): a {kind} of {start.config.num_layers} layers, hidden size "
+        f"---\n{header}\n---\n\n# {name}\n\n{begun_with} by flaxbert for the task {facts.task.name} "
+        f"({facts.task.kind}): a {kind} of {layers}, hidden size "
         f"{start.config.hidden_size}, for rows of up to {facts.max_length} tokens.\n\n"
         f"On the development set, which also chose it among the runs of its grid:\n\n| | |\n|---|---|\n{scores}\n\n"
         f"Trained with:\n\n| | |\n|---|---|\n{chosen}\n"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ class Table(NamedTuple):
 
     columns: tuple[str, ...]
     rows: Iterator[Row | CutRow]
-    guessed: bool = False
+    headless: bool = False
     """Whether the columns were told by their number alone: the first row may be a header of unknown names."""
 
 
@@ -45,25 +46,50 @@ def read_table(path: str, text: str, known: tuple[str, ...], headerless: tuple[s
     """The table in a file's text. Its first line is a header where it holds one of the `known` names; if not, its
     columns are `headerless`, or the numbers that `columns` gives.
 
-    Raises ValueError for a file of another kind, and where there is neither a header nor the width of `headerless`.
+    Raises ValueError for a file of another kind, for a header with a name twice, and where there is neither a header
+    nor the width of `headerless`: a column that the user names stands in a header.
     """
     if path.endswith(".jsonl"):
         return _json_lines(path, text)
     records = _comma_separated(path, text) if path.endswith(".csv") else _tab_separated(text)
     line, first = next(records)
-    if any(name is not None and name.isdigit() for name in columns):
+    wished = tuple(filter(None, columns))
+    if any(name.isdigit() for name in wished):
         names = tuple(str(number) for number in range(1, len(first) + 1))
-        return Table(names, _rows(_put_back(line, first, records), names))
+        # A label by number may be lacking: it is asked for where labels are read.
+        absent = [name for name in wished if name not in names and not (name == columns.label and name.isdigit())]
+        if absent:
+            counted = f"beside columns by number, 1 to {len(names)}"
+            raise ValueError(f"{path} has no column {absent[0]!r} {counted}; {_shown(first)}")
+        return Table(names, _rows(_put_back(line, first, records), names), headless=True)
     if set(known) & set(first):
+        _check_names(path, first)
         return Table(tuple(first), _rows(records, tuple(first)))
-    if headerless and len(first) in (len(headerless), len(headerless) - 1):
+    if not wished and headerless and len(first) in (len(headerless), len(headerless) - 1):
         # Without labels, a file may have the column of labels or not.
-        names = headerless if len(first) == len(headerless) else tuple(n for n in headerless if n not in _LABELS)
-        return Table(names, _rows(_put_back(line, first, records), names), guessed=True)
-    raise ValueError(f"{path} has no column {' or '.join(known)}; those there are {', '.join(map(repr, first))}")
+        names = headerless if len(first) == len(headerless) else tuple(n for n in headerless if n not in LABELS)
+        return Table(names, _rows(_put_back(line, first, records), names), headless=True)
+    raise ValueError(f"{path} has no column {' or '.join(map(repr, known))}; {_shown(first)}{_way_out(wished)}")
 
 
-_LABELS = ("label", "score")
+LABELS = ("label", "score")
+"""What `headerless` calls a column of labels."""
+
+
+def _shown(first: list[str]) -> str:
+    """The cells of line 1, be they names or not."""
+    cells = [repr(cell if len(cell) <= 40 else cell[:40] + "…") for cell in first]
+    return f"those of line 1 are {', '.join(cells[:12])}" + (", …" if len(cells) > 12 else "")
+
+
+def _way_out(wished: tuple[str, ...]) -> str:
+    return "" if wished else ": name yours by --first and --label, or count them from 1 where line 1 has no names"
+
+
+def _check_names(path: str, header: list[str]) -> None:
+    twice = [name for name, count in Counter(header).items() if count > 1 and name.strip()]
+    if twice:
+        raise ValueError(f"{path} has the column {twice[0]!r} twice: which one is meant?")
 
 
 def _put_back(

@@ -1,12 +1,11 @@
 """Tables with a text or two and a label in each row: the examples of classification and regression."""
 
 import math
-from collections import Counter
 from typing import Any
 
 from flaxbert.finetuning.files import clean
 from flaxbert.finetuning.forms import Examples, TextExample
-from flaxbert.finetuning.tables import Columns, CutRow, Row, Table, cut_row_error, find_column, read_table
+from flaxbert.finetuning.tables import LABELS, Columns, CutRow, Row, cut_row_error, find_column, read_table
 from flaxbert.finetuning.tasks import Task
 
 
@@ -16,17 +15,19 @@ def text_examples(path: str, text: str, task: Task, columns: Columns, labelled: 
     table = read_table(path, text, known, task.headerless, columns)
     names = text_columns(path, table.columns, task, columns)
     label = find_column(path, table.columns, columns.label, task.label, "the label") if labelled else None
-    items, cut = [], 0
+    labelling = (columns.label, *LABELS) if table.headless else ()
+    beside = next((name for name in labelling if name in table.columns), None)
+    items, labels, cut = [], list[str](), 0
     for row in table.rows:
         if task.skips_cut_rows and (isinstance(row, CutRow) or _lacks_a_text(row, names)):
             cut += 1
             continue
         if isinstance(row, CutRow):
             raise cut_row_error(path, row, table.columns)
+        if beside is not None:
+            labels.append(row.values[beside].strip())
         items.append(text_example(path, row, names, label, task.kind))
-    if table.guessed and labelled:
-        _check_no_header(path, table, items)
-    return Examples(path, items, cut_rows=cut)
+    return Examples(path, items, cut_rows=cut, header=_name_among(labels))
 
 
 def _lacks_a_text(row: Row, names: list[str]) -> bool:
@@ -63,7 +64,7 @@ def read_label(value: Any, where: str) -> str:
     if isinstance(value, bool | int) or isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, str) and value.strip() and value.strip().lower() != "nan":
-        return value.strip()
+        return clean(value.strip(), where)
     raise ValueError(f"{where} is {value!r}, expected a label")
 
 
@@ -78,11 +79,21 @@ def read_number(value: Any, where: str) -> float:
     return number
 
 
-def _check_no_header(path: str, table: Table, items: list[TextExample]) -> None:
-    """Raises ValueError where the first label is the only one of its kind: the column names of a file with a header."""
-    counts = Counter(item.label for item in items)
-    if len(counts) > 2 and counts[items[0].label] == 1 and min(counts[item.label] for item in items[1:]) > 1:
-        raise ValueError(
-            f"{path}, line 1 looks like a header: its label {items[0].label!r} occurs nowhere else; name the columns "
-            f"of text and label, or drop the line if they are {' and '.join(table.columns)}"
-        )
+def _name_among(labels: list[str]) -> str | None:
+    """The label of line 1 where it is no number and all others are, or else where no other line has it: it may be the
+    name of a column.
+    """
+    if len(labels) < 2:
+        return None
+    first, rest = labels[0], labels[1:]
+    if all(map(_is_number, rest)):
+        return None if _is_number(first) else first
+    return first if first not in rest else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,6 +1,7 @@
 """One run of fine-tuning: a pretrained encoder, a new output layer, a few passes over the training examples."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -37,9 +38,16 @@ class Cell:
     """Of the output layer, the order of examples and dropout."""
 
     @property
+    def described(self) -> str:
+        """For a person."""
+        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
+        return f"learning rate {self.learning_rate!r}, batch {self.batch_size}, {epochs}, seed {self.seed}"
+
+    @property
     def name(self) -> str:
         """Of its files."""
-        return f"lr{self.learning_rate:g}-batch{self.batch_size}-epochs{self.epochs}-seed{self.seed}"
+        # The shortest digits that are this rate and no other one: two of a fine grid must not share a file.
+        return f"lr{self.learning_rate!r}-batch{self.batch_size}-epochs{self.epochs}-seed{self.seed}"
 
 
 class Split(NamedTuple):
@@ -54,7 +62,7 @@ class Found(NamedTuple):
 
     params: Any
     loss: float
-    """Mean of the last epoch's batches."""
+    """Mean of the last epoch's batches; where it is not finite, training ended there."""
     steps: int
     seconds: float
     """Of training alone, compilation included."""
@@ -99,9 +107,9 @@ def fine_tune(
     rates = np.asarray(jax.vmap(schedule)(np.arange(steps)))
     lengths = bucket_lengths(max(feature.length for feature in train))
     state, key = functions.begin(start.params), jax.random.key(cell.seed, impl="threefry2x32")
-    clock, losses, step = _Clock(cell.batch_size), list[Any](), 0
+    clock, last, step = _Clock(cell.batch_size), math.nan, 0
     for epoch in range(cell.epochs):
-        losses = []
+        losses = list[Any]()
         for batch in batches(train, cell.batch_size, cell.seed, epoch, lengths=lengths):
             stopped()
             state, loss = functions.train(state, batch, rates[step], key)
@@ -110,7 +118,9 @@ def fine_tune(
             clock.after(batch["input_ids"].shape, loss)
             if step % 50 == 0 or step == steps:
                 told(step, steps, float(loss))
-    last = float(np.mean(jax.device_get(losses)))
+        last = float(np.mean(jax.device_get(losses)))
+        if not math.isfinite(last):
+            break  # nothing brings its parameters back
     return Found(jax.device_get(state.params), last, step, clock.seconds, clock.examples_per_second)
 
 

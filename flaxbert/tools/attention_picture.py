@@ -1,4 +1,7 @@
-"""Attention as one picture: a heat map for each layer and head, one scale for all."""
+"""Attention as one picture: a heat map for each layer and head, each on the scale of its own largest weight.
+
+On one scale for all, a head that spreads its attention is one flat colour beside one that looks at a single token.
+"""
 
 import io
 import math
@@ -26,17 +29,20 @@ def draw(attention: "Attention", kind: str) -> tuple[bytes, str]:
 
     layers, heads, length, _ = attention.weights.shape
     panel = _panel(heads, length)
-    gap, left, right, bottom, top = 0.06 * panel, 1.5, 1.3, 1.2, 1.1
-    width, height = left + heads * (panel + gap) + right, bottom + layers * (panel + gap) + top
+    gap, left, right, bottom, top = 0.06 * panel, 1.5, 1.3, 1.2, 1.2
+    below = max(gap, 0.2)  # a line of small letters has room there
+    width, height = left + heads * (panel + gap) + right, bottom + layers * (panel + below) + top
     figure = Figure((width, height), dpi=_DOTS_PER_INCH)
     FigureCanvasAgg(figure)
-    largest = float(attention.weights.max())
     for layer in range(layers):
         for head in range(heads):
-            x, y = left + head * (panel + gap), bottom + (layers - 1 - layer) * (panel + gap)
+            x, y = left + head * (panel + gap), bottom + (layers - 1 - layer) * (panel + below)
             axes = figure.add_axes((x / width, y / height, panel / width, panel / height))
-            image = axes.imshow(attention.weights[layer, head], COLOURS, vmin=0, vmax=largest, interpolation="none")
+            weights = attention.weights[layer, head]
+            image = axes.imshow(weights, COLOURS, vmin=0, vmax=float(weights.max()), interpolation="none")
             _label(axes, attention.tokens, panel, layer + 1, head + 1, last=layer == layers - 1)
+            largest = f"max {weights.max():.2f}"
+            axes.text(1, 1.01, largest, transform=axes.transAxes, ha="right", va="bottom", fontsize=7, color="0.3")
     _explain(figure, attention, left / width, right, image)
     picture = io.BytesIO()
     # The same picture from the same attention: neither a date nor random names.
@@ -77,12 +83,14 @@ def _explain(figure: Any, attention: "Attention", left: float, right: float, ima
     figure.text(left, 1 - 0.15 / height, title, fontsize=size, va="top", parse_math=False)
     figure.text(
         left, 1 - (0.25 + size / 60) / height, fontsize=max(8.0, 0.75 * size), va="top", color="0.3",
-        s="Each row is a token, each column a token it attends to; a row adds up to 1.",
+        s="Each row is a token, each column a token it attends to; a row adds up to 1.\n"
+          "Each map has a scale of its own, from 0 to the largest weight in it, which stands above its right end.",
     )  # fmt: skip
     tall = min(4.0, 0.6 * height)
     scale = figure.add_axes((1 - 0.7 * right / width, 0.5 - tall / 2 / height, 0.16 / width, tall / height))
-    figure.colorbar(image, cax=scale).set_label("attention weight", fontsize=9)
-    scale.tick_params(labelsize=8)
+    bar = figure.colorbar(image, cax=scale, ticks=[0, image.norm.vmax])
+    bar.set_label("attention weight", fontsize=9, labelpad=-16)
+    scale.set_yticklabels(["0", "max"], fontsize=8)
 
 
 def _cut(token: str) -> str:

@@ -3,6 +3,7 @@
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -78,6 +79,8 @@ def embed(
 def read_texts(source: str, columns: Columns) -> Examples:
     """The texts, or pairs of texts, of a table; of a file without columns, its lines."""
     task = TASKS["pair" if columns.second is not None else "classification"]
+    # Of several columns without a known name none is guessed to be the text.
+    task = dataclasses.replace(task, headerless=task.first[:1])
     return read_examples(source, task, None, columns, labelled=columns.label is not None)
 
 

@@ -20,10 +20,11 @@ def export(
 
     from flaxbert.interop import huggingface
     from flaxbert.interop.architectures import narrowed
-    from flaxbert.tools.load import is_run, load, load_run
+    from flaxbert.tools.folders import is_run, model_folder
+    from flaxbert.tools.load import load, load_run
     from flaxbert.tools.written import check_written
 
-    folder = Path(model)
+    folder = model_folder(Path(model))
     huggingface.check_output(output)
     if is_run(folder):
         loaded, found = load_run(folder, step)

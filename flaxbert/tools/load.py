@@ -1,7 +1,6 @@
 """A trained model ready for use: `flaxbert.load` of a run's directory, an export or a Hugging Face directory."""
 
 import functools
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ import numpy as np
 from flaxbert.config import ModelConfig
 from flaxbert.interop import huggingface
 from flaxbert.interop.architectures import ARCHITECTURES, PRETRAINING, Checkpoint, describe
-from flaxbert.interop.huggingface_config import CONFIG
 from flaxbert.interop.huggingface_tokenizer import read_tokenizer
 from flaxbert.model.finetuning import BertWithHead
 from flaxbert.model.pretraining import BertForPreTraining
+from flaxbert.tools.folders import is_run, model_folder
 from flaxbert.tools.texts import Text, check_unicode, short, tokenize
 
 MASK = "[MASK]"
@@ -121,27 +120,20 @@ class Model(NamedTuple):
 
 
 def load(model: str | os.PathLike[str]) -> Model:
-    """Loads a run's directory (its newest checkpoint), an export or a Hugging Face directory.
+    """Loads a run's directory (its newest checkpoint), an export, a Hugging Face directory, or the best model of a
+    search's.
 
     Raises ValueError where the directory is none of these or cannot be expressed by this encoder.
     """
     folder = Path(model)
     if not folder.is_dir():
         raise ValueError(f"model {model} is no directory: expected that of a run, an export or a Hugging Face model")
+    folder = model_folder(folder)
     if is_run(folder):
         return load_run(folder)[0]
     found = huggingface.read(folder)
     tokenizer = read_tokenizer(folder, found.config)
     return Model(found.config, jax.device_put(found.params), tokenizer, found.architecture, found.labels, found.kept)
-
-
-def is_run(folder: Path) -> bool:
-    """Whether config.json is that of a run."""
-    try:
-        found = json.loads((folder / CONFIG).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and "experiment" in found
 
 
 def load_run(folder: Path, step: int | None = None) -> tuple[Model, int]:

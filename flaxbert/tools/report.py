@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from flaxbert.tools.folders import is_search
 from flaxbert.tools.outputs import check_output, write_output
 from flaxbert.tools.report_masks import Filled, fill_masks
 from flaxbert.tools.report_metrics import History, read_history
@@ -34,7 +35,13 @@ def write_report(
     is not what it should be and for a page that cannot be written: before anything slow is begun.
     """
     check_output("--output", output, (".html", ".htm"))
-    run, path = read_run(folder), Path(folder)
+    path = Path(folder)
+    if is_search(path):
+        raise ValueError(
+            f"{folder} is the folder of flaxbert finetune, and the first folder is to be that of a pretraining run; "
+            f"expected: flaxbert report RUN {folder}"
+        )
+    run = read_run(folder)
     tables = [read_tuning(each) for each in tuned]
     history, filled = read_history(path, run), fill_masks(path, say)
     name = path.resolve().name

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxbert.finetuning.grid import SETTINGS
-from flaxbert.finetuning.results import RESULTS, scored, shown
+from flaxbert.finetuning.metrics import rank
+from flaxbert.finetuning.results import scored, shown, summarize
+from flaxbert.finetuning.search_folder import SETTINGS, kept_cell, read_results
+from flaxbert.finetuning.tasks import Task, find_task
 
 _ORDINARY = {
     "frozen": False, "bilstm_layers": None, "fresh": False, "optimizer": "adam", "compute_dtype": "float32",
@@ -16,37 +18,48 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "bilstm_layers": lambda layers: f"tagged by a BiLSTM over layers {layers} of the frozen encoder",
     "frozen": lambda _: "the output layer alone is trained", "fresh": lambda _: "begun with random parameters",
     "optimizer": str, "compute_dtype": lambda kind: f"products in {kind}",
-    "train_examples": lambda count: f"the first {count:,} examples",
+    "train_examples": lambda count: f"{count:,} training examples, drawn once",
 }  # fmt: skip
 
 
 class Tuning(NamedTuple):
-    """A search over a grid."""
+    """A search over a grid, as far as it has come."""
 
     title: str
     about: str
     headings: list[str]
-    """Empty where the search has not ended."""
+    """Empty where no run has ended."""
     rows: list[list[str]]
     best: str
 
 
 def read_tuning(folder: str) -> Tuning:
-    """The tables of a folder of `flaxbert finetune`. Raises ValueError where it is none."""
+    """The table of a folder of `flaxbert finetune`, made of the runs that have ended, be the search over or not. Raises
+    ValueError where it is none.
+    """
     path = Path(folder)
     try:
-        settings = json.loads((path / SETTINGS).read_bytes())["search"]
-        title = f"{settings['task']}: {path.resolve().name}"
-        about = _about(settings)
+        found = json.loads((path / SETTINGS).read_bytes())
+        settings, planned = found["search"], set(found.get("planned", ()))
+        task, about = find_task(settings["task"]), _about(settings)
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{folder} is no folder of flaxbert finetune: it has no {SETTINGS} with a search") from None
-    if not (path / RESULTS).is_file():
-        done = len(list((path / "cells").glob("*.json")))
-        return Tuning(title, about, [], [], f"The search has not ended: {done} of its runs are done.")
+    title, results = f"{task.name}: {path.resolve().name}", read_results(path / "cells")
+    progress = _progress(len(planned & results.keys()), len(planned))
+    if not results:
+        return Tuning(title, about, [], [], progress)
     try:
-        return _with_results(title, about, json.loads((path / RESULTS).read_bytes()))
+        headings, rows, words = _with_results(task, list(results.values()), results.get(kept_cell(path)))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path / RESULTS} is damaged: flaxbert finetune writes it anew") from None
+        raise ValueError(f"a result in {path / 'cells'} is damaged: delete it, and its cell is trained again") from None
+    return Tuning(title, about, headings, rows, f"{progress} {words}".strip())
+
+
+def _progress(done: int, planned: int) -> str:
+    """A sentence where the search has not ended."""
+    if done == planned:
+        return ""
+    return f"The search has not ended: {done} of the {planned} runs that it plans are done."
 
 
 def _about(settings: dict[str, Any]) -> str:
@@ -54,17 +67,27 @@ def _about(settings: dict[str, Any]) -> str:
     return "; ".join([f"from {settings['init']}, {settings['max_length']} tokens a row", *special])
 
 
-def _with_results(title: str, about: str, found: dict[str, Any]) -> Tuning:
-    metrics = list(found["rows"][0]["metrics"]) if found["rows"] else []
-    rows = [
-        [f"{row['learning_rate']:g}", str(row["batch_size"]), str(row["epochs"]), str(row["seeds"])]
-        + [shown(row["metrics"][name]) for name in metrics]
-        for row in found["rows"]
-    ]
-    best = found["best"]
-    scores = [f"{split}: {scored(best[split])}" for split in best if split != "cell"]
-    cell = ", ".join(f"{name.replace('_', ' ')} {number:g}" for name, number in best["cell"].items())
+def _with_results(task: Task, results: list[Any], kept: Any) -> tuple[list[str], list[list[str]], str]:
+    """(headings, rows, a sentence on the best run)."""
+    best = kept or max(results, key=lambda result: (not result["diverged"], rank(task, result["dev"])))
+    found = summarize(task, results, best)
+    metrics = list(found["rows"][0]["metrics"])
+    rows = [[*_place(row), *(_cell(row, name) for name in metrics)] for row in found["rows"]]
     speed = found["examples_per_second"]
     took = f"All runs took {found['seconds']:,.0f} s" + (f", at {speed:,.0f} examples a second." if speed else ".")
     headings = ["learning rate", "batch", "epochs", "seeds", *(f"{name}, %" for name in metrics)]
-    return Tuning(title, about, headings, rows, f"Best run ({cell}): {'; '.join(scores)}. {took}")
+    if best["diverged"]:
+        return headings, rows, f"Every run diverged. {took}"
+    scores = [f"{split}: {scored(found['best'][split])}" for split in found["best"] if split != "cell"]
+    cell = ", ".join(f"{name.replace('_', ' ')} {number!r}" for name, number in best["cell"].items())
+    return headings, rows, f"Best run ({cell}): {'; '.join(scores)}. {took}"
+
+
+def _place(row: dict[str, Any]) -> list[str]:
+    ended = row["seeds"] - row["diverged"]
+    seeds = f"{row['seeds']}, {row['diverged']} diverged" if row["diverged"] else str(ended)
+    return [repr(row["learning_rate"]), str(row["batch_size"]), str(row["epochs"]), seeds]
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    return "diverged" if row["diverged"] == row["seeds"] else shown(row["metrics"][name])

@@ -1,6 +1,10 @@
 """The floors that fine-tuning is held against, on examples whose answer is plain."""
 
-from benchmarks.downstream import best_sentence, known_words, majority, naive_bayes, table, word_overlap
+import pytest
+
+from benchmarks.downstream import (
+    ROWS, best_sentence, known_words, majority, naive_bayes, parse, table, wished_rows, word_overlap,
+)  # fmt: skip
 from flaxbert.finetuning.forms import Examples, Question, TaggedExample, TextExample
 
 
@@ -34,10 +38,28 @@ def test_the_sentence_that_shares_most_words_answers():
     assert best_sentence(Examples("rows", []), Examples("rows", [item])) == ["The river did rise here!"]
 
 
-def test_the_table_tells_the_gain():
-    def row(mean):
-        return {"rows": [{"metrics": {"accuracy": {"mean": mean, "deviation": 0.01}}}]}
+def tables(fresh, pretrained, deviation=0.01):
+    kinds = {"fresh": fresh, "pretrained": pretrained}
+    found = {kind: {"metrics": {"accuracy": {"mean": mean, "deviation": deviation}}} for kind, mean in kinds.items()}
+    return table({"t": {"metric": "accuracy", "floors": {"majority": {"accuracy": 0.5}}, **found}}).splitlines()[-1]
 
-    floors = {"majority": {"accuracy": 0.5}}
-    found = {"metric": "accuracy", "floors": floors, "fresh": row(0.6), "pretrained": row(0.8)}
-    assert table({"t": found}).splitlines()[-1] == "| t | accuracy | majority 50.0 | 60.0 ± 1.0 | 80.0 ± 1.0 | +20.0 |"
+
+def test_the_table_tells_the_gain():
+    assert tables(0.6, 0.8) == "| t | accuracy | majority 50.0 | 60.0 ± 1.0 | 80.0 ± 1.0 | +20.0 |"
+    assert tables(0.6, 0.8, None) == "| t | accuracy | majority 50.0 | 60.0 | 80.0 | +20.0 |"
+    assert tables(None, 0.8) == "| t | accuracy | majority 50.0 | diverged | 80.0 ± 1.0 |  |"
+
+
+def test_flags_take_the_place_of_the_settings_of_every_chosen_row():
+    base = ["--init", "m", "--data", "d", "--workdir", "w"]
+    assert wished_rows(parse(base)) == ROWS
+    rows = wished_rows(parse([*base, "--tasks", "qa", "sst2", "--epochs", "5", "--train-examples", "9"]))
+    assert list(rows) == ["qa", "sst2"]
+    for name, row in rows.items():
+        assert row.settings == ROWS[name].settings | {"epochs": "5", "train-examples": "9"}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_is_one_place_of_the_grid(name):
+    """So that its means are those of its settings, not of the best of several."""
+    assert not any("," in value for value in ROWS[name].settings.values())

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flaxbert.finetuning.examples import Columns, read_examples, read_labels, write_labels
+from flaxbert.finetuning.examples import Columns, read_examples, read_labels, sample, write_labels
 from flaxbert.finetuning.tasks import TASKS
 
 CONTEXT = "The quick brown fox jumps over the lazy dog."
@@ -33,8 +33,8 @@ BAD = [
     ("sst2", "a.tsv", "good\t1\nbad\t2\n", "a.tsv, line 2: label '2' is none of those of task sst2: '0', '1'"),
     ("sst2", "a.tsv", "sentence\tstars\ngood\t1\n", "a.tsv has no column for the label: expected 'label'; "
      "those there are sentence, stars"),
-    ("sst2", "a.tsv", "id\tphrase\tstars\n1\tgood\t1\n", "a.tsv has no column sentence or label; those there are "
-     "'id', 'phrase', 'stars'"),
+    ("sst2", "a.tsv", "id\tphrase\tstars\n1\tgood\t1\n", "a.tsv has no column 'sentence' or 'label'; those of line 1 "
+     "are 'id', 'phrase', 'stars': name yours by --first"),
     ("qnli", "a.tsv", "index\tquestion\tlabel\n1\tWho\tentailment\n", "no column for the second text: expected "
      "'sentence'"),
     ("sst2", "a.jsonl", '{"sentence": "good", "label": 1}\n{"sentence": "bad"}\n', "a.jsonl, line 2 has no column "
@@ -50,6 +50,13 @@ BAD = [
     ("classification", "a.tsv", "good\t1\nfine\t1\n", "a.tsv has one label alone, '1'"),
     ("classification", "a.tsv", "review\tstars\na\t1\nb\t2\nc\t1\nd\t2\n", "line 1 looks like a header: its label "
      "'stars'"),
+    ("classification", "a.tsv", "review\tstars\na\t1\nb\t2\nc\t1\n", "line 1 looks like a header: its label 'stars'"),
+    ("classification", "a.tsv", "review\tmood\na\tsad\nb\tglad\nc\tsad\n", "looks like a header: its label 'mood'"),
+    ("sst2", "a.tsv", "review\tstars\ngood\t1\nbad\t0\n", "line 1 looks like a header: its label 'stars'"),
+    ("pair", "a.tsv", "q1\tq2\tdup\na\tb\t1\nc\td\t0\n", "line 1 looks like a header: its label 'dup'"),
+    ("regression", "a.tsv", "review\tstars\na\t1\nb\t2\n", "a.tsv, line 1, column 'score' is 'stars', expected a"),
+    ("sst2", "a.csv", "sentence,label,sentence\na,1,b\nc,0,d\n", "a.csv has the column 'sentence' twice"),
+    ("sst2", "a.jsonl", '{"sentence": "good", "label": "\\ud83d"}\n', "line 1, column 'label' is not valid Unicode"),
     ("stsb", "a.jsonl", '{"sentence1": "a", "sentence2": "b", "score": NaN}\n', "line 1, column 'score' is nan, "
      "expected a finite number"),
     ("regression", "a.tsv", "good\t1.5\nbad\tinf\n", "a.tsv, line 2, column 'score' is 'inf', expected a finite "
@@ -95,7 +102,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_sentence(task, name, conte
 
 
 def test_a_label_that_training_never_had_is_refused_with_its_line(write, refuses):
-    train = read_examples(write("train.tsv", "a\tx\nb\ty\n"), TASKS["classification"])
+    train = read_examples(write("train.tsv", "a\tx\nb\ty\nc\tx\n"), TASKS["classification"])
     dev = write("dev.tsv", "a\tx\nb\tz\n")
     refuses(r"dev.tsv, line 2: label 'z' is none of those of the training file: 'x', 'y'", read_examples, dev,
             TASKS["classification"], labels=train.labels)  # fmt: skip
@@ -130,6 +137,16 @@ def test_columns_are_named_where_the_task_does_not_know_them(write, refuses):
     assert [item[1:] for item in found.items] == [("good", "well", 5.0), ("bad", "ill", 1.0)]
     refuses("no column for the text: expected 'review'; those there are id, phrase, stars", read_examples, table,
             TASKS["classification"], columns=Columns("review", label="stars"))  # fmt: skip
+    headed = write("c.tsv", "review\tstars\ngood\t5\nbad\t1\nfine\t5\n")
+    for wished, message in (
+        (Columns(label="star"), "c.tsv has no column 'star'; those of line 1 are 'review', 'stars'$"),
+        (Columns("reviews", label="star"), "no column 'reviews' or 'star'; those of line 1 are 'review', 'stars'$"),
+        (Columns("review", label="2"), "no column 'review' beside columns by number, 1 to 2; those of line 1 are 'rev"),
+        (Columns("3", label="2"), "no column '3' beside columns by number, 1 to 2; those of line 1 are 'review'"),
+        (Columns("1", label="3"), "no column for the label: expected '3'; those there are 1, 2"),
+        (Columns("1", label="2"), "c.tsv, line 1 looks like a header: its label 'stars' occurs nowhere else"),
+    ):
+        refuses(message, read_examples, headed, TASKS["classification"], columns=wished)
     refuses("'phrase' cannot be both", read_examples, table, TASKS["pair"],
             columns=Columns("phrase", "phrase", "stars"))  # fmt: skip
 
@@ -194,3 +211,31 @@ def test_a_field_of_csv_may_be_longer_than_the_csv_module_allows_by_itself(write
     long = "word " * 100_000
     found = read_examples(write("a.csv", f"text,label\n{long},1\nshort,0\n"), TASKS["classification"])
     assert found.items[0].first == long
+
+
+def test_a_label_of_line_one_alone_is_no_header_where_it_is_a_number_or_known(write):
+    numbers = write("a.tsv", "good\t7\nbad\t1\nfine\t5\nill\t1\n")
+    assert read_examples(numbers, TASKS["classification"]).labels == ("1", "5", "7")
+    dev = write("dev.tsv", "good\tglad\nbad\tsad\nill\tsad\n")
+    assert len(read_examples(dev, TASKS["classification"], ("glad", "sad")).items) == 3
+
+
+def test_a_header_is_told_of_in_a_file_without_labels_too(write, refuses):
+    """Where a column that would hold labels is there; the label set is then that of the model."""
+    headed = write("a.tsv", "review\tmood\ngood\tglad\nbad\tsad\nill\tsad\n")
+    refuses("line 1 looks like a header", read_examples, headed, TASKS["classification"], labels=("glad", "sad"),
+            labelled=False)  # fmt: skip
+    texts = read_examples(write("c.tsv", "good\nbad\n"), TASKS["classification"], columns=Columns("1", label="2"),
+                          labelled=False)  # fmt: skip
+    assert [item.first for item in texts.items] == ["good", "bad"], "the label's column need not be there"
+    bare = write("b.tsv", "good\tglad\nbad\tsad\nill\tsad\n")
+    assert len(read_examples(bare, TASKS["classification"], ("glad", "sad"), labelled=False).items) == 3
+
+
+def test_a_sample_of_a_file_that_is_sorted_by_label_has_both_and_keeps_the_order(write):
+    text = "".join(f"text {n}\t{int(n >= 50)}\n" for n in range(100))
+    whole = read_examples(write("train.tsv", text), TASKS["classification"])
+    ids, more = ([int(item.id) for item in sample(whole, count).items] for count in (10, 30))
+    assert ids == sorted(ids) and len(ids) == 10 and 2 <= sum(line > 50 for line in ids) <= 8
+    assert set(ids) < set(more), "a larger sample holds a smaller one"
+    assert sample(whole, 10) == sample(whole, 10) and sample(whole, 100) == whole

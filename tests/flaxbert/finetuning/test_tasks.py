@@ -134,4 +134,8 @@ def test_files_that_are_not_there_are_named_with_those_that_are(write, tmp_path,
     write("notes.md", "x")
     refuses("has no dev file for task cola: looked for dev.tsv, .*; found notes.md, train.tsv", find_files, tmp_path,
             TASKS["cola"])  # fmt: skip
+    for name in ("de_gsd-ud-train.conllu", "fr_gsd-ud-train.conllu"):
+        (tmp_path / name).write_text("")
+    refuses("has several train files: de_gsd-ud-train.conllu, fr_gsd-ud-train.conllu; keep each", find_files, tmp_path,
+            TASKS["pos"])  # fmt: skip
     refuses("is no folder", find_files, tmp_path / "nowhere", TASKS["cola"])

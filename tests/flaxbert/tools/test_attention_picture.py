@@ -1,15 +1,18 @@
 """`flaxbert attention`: the weights are those of the model, the picture and the page show them."""
 
 import html.parser
+import io
 import re
 
 import jax.numpy as jnp
+import matplotlib.image
 import numpy as np
 import pytest
 
 from flaxbert import cli
 from flaxbert.model.encoder import Encoder
-from flaxbert.tools.attention import attention_of, attention_probabilities
+from flaxbert.tools.attention import Attention, attention_of, attention_probabilities
+from flaxbert.tools.attention_picture import colour_table, draw
 from flaxbert.tools.load import load
 from flaxbert.tools.texts import tokenize
 
@@ -50,6 +53,20 @@ def test_a_pair_is_drawn_and_the_page_needs_no_network(small_export, tmp_path):
     found = attention_of(load(small_export), PAIR, "x")
     assert found.tokens[0] == "[CLS]" and found.segments[-1] == 1
     assert found.weights.shape == (3, 4, len(found.tokens), len(found.tokens))
+
+
+def test_a_head_that_spreads_its_attention_is_not_one_flat_colour():
+    """Each map has a scale of its own, whose end it says, however sharp another head is."""
+    weights = np.zeros((2, 1, 4, 4), np.float32)
+    weights[0, 0], weights[1, 0] = np.eye(4), [[0.2, 0.3, 0.25, 0.25]] * 4
+    picture, _ = draw(Attention("t", list("abcd"), [0] * 4, weights), "png")
+    pixels = matplotlib.image.imread(io.BytesIO(picture))[:, :, :3]
+    drawn = {tuple(np.round(255 * each).astype(int)) for each in pixels.reshape(-1, 3)}
+    table = [tuple(map(int, each)) for each in colour_table()]
+    shares = [0.0, 1.0, 0.2 / 0.3, 0.25 / 0.3]
+    assert all(drawn & set(table[max(0, round(255 * share) - 2):round(255 * share) + 3]) for share in shares)
+    vectors, _ = draw(Attention("t", list("abcd"), [0] * 4, weights), "svg")
+    assert b"max 1.00" in vectors and b"max 0.30" in vectors
 
 
 @pytest.mark.parametrize("arguments, words", [

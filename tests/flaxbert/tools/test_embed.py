@@ -88,6 +88,17 @@ def test_a_mistake_is_answered_in_one_sentence_and_writes_nothing(small_export, 
     assert words in said and len(said.splitlines()) == 1 and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("flags, words", [
+    ((), "r.csv has no column 'text' or 'sentence' or"), ((), "those of line 1 are 'title', 'body': name yours by"),
+    (("--first", "bodyy"), "r.csv has no column 'bodyy'; those of line 1 are 'title', 'body'"),
+])  # fmt: skip
+def test_of_several_columns_none_is_guessed(small_export, tmp_path, capsys, flags, words):
+    (tmp_path / "r.csv").write_text("title,body\nthe fox,a dog\nthe dog,a fox\n")
+    command = ["embed", str(small_export), str(tmp_path / "r.csv"), "--output", str(tmp_path / "v.npy")]
+    assert cli.main([*command, *flags]) == cli.USER_ERROR
+    assert words in capsys.readouterr().err and not (tmp_path / "v.npy").exists()
+
+
 def test_what_is_there_is_not_overwritten(small_export, file, tmp_path, capsys):
     (tmp_path / "v.npy").write_text("years of work")
     command = ["embed", str(small_export), str(file), "--output", str(tmp_path / "v.npy")]

@@ -26,19 +26,12 @@ SEARCH = {
     "task": "sst2", "init": "/home/<someone>/mini", "max_length": 64, "optimizer": "adam", "compute_dtype": "float32",
     "frozen": True, "fresh": False, "train_examples": None,
 }  # fmt: skip
-FOUND = {
-    "task": "sst2",
-    "rows": [
-        {"learning_rate": rate, "batch_size": 16, "epochs": "<3>", "seeds": seeds,
-         "metrics": {"accuracy": {"mean": mean, "deviation": deviation, "best": mean + 0.01}}}
-        for rate, seeds, mean, deviation in ((5e-5, 3, 0.8125, 0.0123), (2e-5, 1, 0.5432, None))
-    ],
-    "best": {
-        "cell": {"learning_rate": 5e-5, "batch_size": 16, "epochs": 3, "seed": 1}, "dev": {"accuracy": 0.8225},
-        "test": {"accuracy": 0.7991},
-    },
-    "seconds": 18.0, "examples_per_second": None,
-}  # fmt: skip
+CELLS = [
+    {"cell": {"learning_rate": rate, "batch_size": 16, "epochs": "<3>", "seed": seed}, "dev": {"accuracy": accuracy},
+     "others": {"test": {"accuracy": 0.7991}}, "diverged": False, "loss": 0.5, "seconds": 4.5,
+     "examples_per_second": None}
+    for rate, seed, accuracy in ((5e-5, 0, 0.8002), (5e-5, 1, 0.8125), (5e-5, 2, 0.8248), (2e-5, 0, 0.5432))
+]  # fmt: skip
 
 
 def train_line(step, **changed):
@@ -90,11 +83,11 @@ def charts_on(page):
     return {xml.etree.ElementTree.fromstring(svg).get("aria-label").removesuffix(" over steps") for svg in drawings}
 
 
-def search_folder(path, results=FOUND):
-    path.mkdir()
-    (path / "config.json").write_text(json.dumps({"search": SEARCH}))
-    if results is not None:
-        (path / "results.json").write_text(json.dumps(results))
+def search_folder(path, cells=CELLS):
+    (path / "cells").mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"search": SEARCH, "planned": list("0123")}))
+    for number, cell in enumerate(cells):
+        (path / "cells" / f"{number}.json").write_text(json.dumps(cell))
     return str(path)
 
 
@@ -113,7 +106,7 @@ def test_a_run_with_all_there_is_to_tell_is_told_on_one_page(run, tmp_path):
         "unigram entropy, 6.89", "66.2%", "commoner label: 60.0%", "not finite: 0; spikes: 2",
         "beside it: 1.5\u00a0s", "37.5%", "3 layers, hidden size 24", "40 of 1,000,000 steps", "<td>&lt;3&gt;</td>",
         "no launch is training now", "tales (fingerprint c0ffee)",
-        "81.25 ± 1.23 (best 82.25)", "54.32 (best 55.32)", "test: accuracy 79.91", "the output layer alone is trained",
+        "81.25 ± 1.23 (best 82.48)", ">54.32<", "test: accuracy 79.91", "the output layer alone is trained",
         "sst2 &lt;i&gt;", "/home/&lt;someone&gt;/mini",
     ):  # fmt: skip
         assert words in page, words
@@ -214,23 +207,24 @@ def test_the_command_draws_no_entropy_of_a_corpus_that_is_gone(run, tmp_path, ca
     assert "the corpus is not where it was" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
-def test_a_search_under_way_has_no_table_yet(run, tmp_path):
-    tuned = search_folder(tmp_path / "sst2", None)
-    (tmp_path / "sst2" / "cells").mkdir()
-    (tmp_path / "sst2" / "cells" / "lr5e-05-seed0.json").write_text("{}")
-    assert "has not ended: 1 of its runs" in page_of(run, tmp_path, tuned=(tuned,))
+def test_a_search_under_way_has_a_table_of_the_runs_that_have_ended(run, tmp_path):
+    begun, on_its_way = search_folder(tmp_path / "begun", []), search_folder(tmp_path / "on", CELLS[:3])
+    (tmp_path / "on" / "results.json").write_text("that of a smaller grid")
+    page = page_of(run, tmp_path, tuned=(begun, on_its_way))
+    assert "has not ended: 0 of the 4 runs" in page and "has not ended: 3 of the 4 runs" in page
+    assert page.count("81.25 ± 1.23 (best 82.48)") == 1
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (("{tmp}",), "is not a run's directory"), (("{tuned}",), "no field 'experiment'"),
+    (("{tmp}",), "is not a run's directory"), (("{tuned}",), "flaxbert report RUN"),
     (("{run}", "{run}"), "no folder of flaxbert finetune"), (("{run}", "{tmp}/none"), "no folder of flaxbert finetune"),
     (("{run}", "--output", "{tmp}/a.pdf"), ".html"), (("{run}", "--output", "{tmp}/no/a.html"), "there is no folder"),
-    (("{run}", "{cut}"), "results.json is damaged"),
+    (("{run}", "{cut}"), "0.json is damaged: delete it"),
 ])  # fmt: skip
 def test_a_mistake_is_answered_in_one_sentence(run, tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     places = {"tmp": str(tmp_path), "run": str(run), "tuned": search_folder(tmp_path / "tuned")}
-    places["cut"] = search_folder(tmp_path / "cut", {"rows": [{}]})
+    places["cut"] = search_folder(tmp_path / "cut", [{}])
     assert cli.main(["report", *(argument.format(**places) for argument in arguments)]) == cli.USER_ERROR
     said = capsys.readouterr().err
     assert words in said and len(said.splitlines()) == 1
