@@ -176,6 +176,10 @@ class TrainConfig:
     rematerialization: Literal["none", "products", "layers"] = "none"
     """What the backward pass computes again, to save memory. `products`: all of a layer but its dense products.
     `layers`: whole layers."""
+    attention: Literal["auto", "xla", "fused", "splash", "cudnn"] = "auto"
+    """What computes attention; all agree within float tolerance. `xla`: the plain products. `fused`: a kernel that
+    never writes the scores, for TPU. `splash`: JAX's kernel for TPU, without attention dropout. `cudnn`: for GPU in
+    bfloat16, without attention dropout and packing. `auto`: the fastest of those that can, measured at the launch."""
     skip_spikes: bool = False
     """Skip and count updates whose loss or gradient norm lies beyond mean + 6 sigma of the last 128 steps. Those that
     are not finite are skipped in any case."""

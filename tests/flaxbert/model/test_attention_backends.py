@@ -1,5 +1,7 @@
 """Every backend of attention gives what the plain one gives, keeps sequences apart, and refuses what it cannot do."""
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,3 +164,24 @@ def test_a_backend_refuses_what_it_cannot_do_and_nothing_else(backend, platform,
 def test_attention_itself_refuses(inputs, ids, backend, rate, words):
     with pytest.raises(ValueError, match=words):
         by(backend, ids, rate)(*inputs[:3])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler, libtpu, is not installed")
+@pytest.mark.parametrize("backend, rate", [("fused", 0.1), ("splash", 0.0)])
+@pytest.mark.parametrize("length, heads, size, dtype", [
+    (512, 12, 64, "bfloat16"), (1024, 12, 64, "float32"), (256, 4, 32, "bfloat16"), (512, 3, 64, "bfloat16"),
+    (384, 4, 96, "bfloat16"), (128, 1, 128, "bfloat16"),
+])  # fmt: skip
+def test_the_tpu_compiler_takes_the_kernels_and_writes_no_scores(backend, rate, length, heads, size, dtype):
+    from flaxbert.tools.topologies import open_topology
+
+    def gradients(ids, rows, above, *arrays):
+        return jax.vjp(by(backend, ids, rate, rows), *arrays)[1](above)
+
+    arrays = [jax.ShapeDtypeStruct((2, length, heads, size), dtype)] * 4
+    with jax.set_mesh(make_mesh(MeshConfig(), open_topology("v5e:1x1"))):
+        ids, rows = jax.ShapeDtypeStruct((2, length), jnp.int32), jax.ShapeDtypeStruct((2,), jnp.int32)
+        compiled = jax.jit(gradients).lower(ids, rows, *arrays).compile()
+    text = compiled.as_text()
+    assert "tpu_custom_call" in text and f"[2,{heads},{length},{length}]" not in text
