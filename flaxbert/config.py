@@ -177,8 +177,8 @@ class TrainConfig:
     """What the backward pass computes again, to save memory. `products`: all of a layer but its dense products.
     `layers`: whole layers."""
     attention: Literal["auto", "xla", "fused", "splash", "cudnn"] = "auto"
-    """What computes attention; all agree within float tolerance. `xla`: the plain products. `fused`: a kernel that
-    never writes the scores, for TPU. `splash`: JAX's kernel for TPU, without attention dropout. `cudnn`: for GPU in
+    """What computes attention; all agree within float tolerance. `xla`: the plain products. `fused`: kernels that never
+    write the scores, for TPU and GPU. `splash`: JAX's kernel for TPU, without attention dropout. `cudnn`: for GPU in
     bfloat16, without attention dropout and packing. `auto`: the fastest of those that can, measured at the launch."""
     skip_spikes: bool = False
     """Skip and count updates whose loss or gradient norm lies beyond mean + 6 sigma of the last 128 steps. Those that

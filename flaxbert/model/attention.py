@@ -12,7 +12,7 @@ from flaxbert.model.library_attention import cudnn_attention, cudnn_refusal, spl
 from flaxbert.sharding import MESH_AXES, partition_spec
 
 # Where each backend can run. Interpreted on a CPU, `fused` is for tests: it is correct there, and slow.
-PLATFORMS = {"xla": ("cpu", "gpu", "tpu"), "fused": ("tpu", "cpu"), "splash": ("tpu",), "cudnn": ("gpu",)}
+PLATFORMS = {"xla": ("cpu", "gpu", "tpu"), "fused": ("tpu", "gpu", "cpu"), "splash": ("tpu",), "cudnn": ("gpu",)}
 
 
 class Request(NamedTuple):
@@ -35,8 +35,9 @@ def refusal(backend: str, request: Request, platform: str | None = None) -> str 
         return f"is not one of {', '.join(PLATFORMS)}"
     if platform is not None and platform not in PLATFORMS[backend]:
         return f"does not run on {platform}"
-    reasons = {"fused": fused_refusal, "splash": splash_refusal, "cudnn": cudnn_refusal}
-    return reasons[backend](request) if backend in reasons else None
+    if backend == "fused":
+        return fused_refusal(request, platform)
+    return {"splash": splash_refusal, "cudnn": cudnn_refusal}.get(backend, lambda request: None)(request)
 
 
 def attention(

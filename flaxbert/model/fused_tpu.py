@@ -9,24 +9,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from flaxbert.model.dropout import mixed, threshold
+from flaxbert.model.fused_blocks import Draw, Inputs, draw_of, dropped, kept, masked_scores, product
 
 LANES = 128
 WIDEST_BLOCK = 512  # columns of a program: beyond it what it reads and writes at S = 1024 outgrows the chip's memory
 QUERIES = 256  # that are computed at once, at most: [QUERIES, 1024] float32 is 1 MB, and several such live together
-
-
-class Inputs(NamedTuple):
-    """What the kernels read beside the gradient."""
-
-    query: jax.Array
-    """[B, S, H, K], as key and value."""
-    key: jax.Array
-    value: jax.Array
-    sequence_ids: jax.Array
-    """[B, S]."""
-    numbers: jax.Array
-    """int32 [1 + 2 B]: the number of the first head among all, and the two seeds of each row."""
 
 
 class _Shape(NamedTuple):
@@ -37,15 +24,6 @@ class _Shape(NamedTuple):
     together: int
     """Heads of one program."""
     head_size: int
-
-
-class _Draw(NamedTuple):
-    """What dropout draws with in one program; scalars."""
-
-    first_head: jax.Array
-    first: jax.Array
-    """uint32, as the second: the seeds of the row."""
-    second: jax.Array
 
 
 def heads_together(heads: int, head_size: int) -> int | None:
@@ -101,13 +79,12 @@ def _run(
 
 
 def _forward(shape: _Shape, numbers: Any, ids: Any, query: Any, key: Any, value: Any, output: Any) -> None:
-    draw = _draw(shape, numbers)
-    for head, columns in _heads(shape):
+    for draw, columns in _heads(shape, numbers):
 
         def block(rows: Any, start: Any) -> None:
             weights = _probabilities(query[rows, columns], key[:, columns], ids, rows)
-            weights = _dropped(shape, weights, _kept(shape, draw, head, start, weights.shape))
-            output[rows, columns] = _product(weights.astype(value.dtype), value[:, columns], 1, 0).astype(output.dtype)
+            weights = dropped(draw, weights, kept(draw, start, 0, weights.shape))
+            output[rows, columns] = product(weights.astype(value.dtype), value[:, columns], 1, 0).astype(output.dtype)
 
         _for_queries(shape, block)
 
@@ -116,31 +93,32 @@ def _backward(
     shape: _Shape, numbers: Any, ids: Any, query: Any, key: Any, value: Any, gradient: Any,
     query_gradient: Any, key_gradient: Any, value_gradient: Any, key_sum: Any, value_sum: Any,
 ) -> None:  # fmt: skip
-    draw = _draw(shape, numbers)
-    for head, columns in _heads(shape):
+    for draw, columns in _heads(shape, numbers):
         key_sum[...] = jnp.zeros_like(key_sum)
         value_sum[...] = jnp.zeros_like(value_sum)
 
         def block(rows: Any, start: Any) -> None:
             own, above = query[rows, columns], gradient[rows, columns]
             weights = _probabilities(own, key[:, columns], ids, rows)
-            kept = _kept(shape, draw, head, start, weights.shape)
-            dropped = _dropped(shape, weights, kept).astype(above.dtype)
-            value_sum[...] += _product(dropped, above, 0, 0)
-            of_weights = _dropped(shape, _product(above, value[:, columns], 1, 1), kept)  # [Q, S]
+            which = kept(draw, start, 0, weights.shape)
+            value_sum[...] += product(dropped(draw, weights, which).astype(above.dtype), above, 0, 0)
+            of_weights = dropped(draw, product(above, value[:, columns], 1, 1), which)  # [Q, S]
             mean = jnp.sum(weights * of_weights, axis=-1, keepdims=True)
             of_scores = (weights * (of_weights - mean) * shape.head_size**-0.5).astype(own.dtype)
-            query_gradient[rows, columns] = _product(of_scores, key[:, columns], 1, 0).astype(own.dtype)
-            key_sum[...] += _product(of_scores, own, 0, 0)
+            query_gradient[rows, columns] = product(of_scores, key[:, columns], 1, 0).astype(own.dtype)
+            key_sum[...] += product(of_scores, own, 0, 0)
 
         _for_queries(shape, block)
         key_gradient[:, columns] = key_sum[...].astype(key_gradient.dtype)
         value_gradient[:, columns] = value_sum[...].astype(value_gradient.dtype)
 
 
-def _heads(shape: _Shape) -> Iterator[tuple[int, slice]]:
-    """The heads of a program and their columns."""
-    return ((head, slice(head * shape.head_size, (head + 1) * shape.head_size)) for head in range(shape.together))
+def _heads(shape: _Shape, numbers: Any) -> Iterator[tuple[Draw, slice]]:
+    """The heads of a program: what dropout draws with, and their columns."""
+    first = draw_of(shape.rate, shape.length, numbers, pl.program_id(0), pl.program_id(1) * shape.together)
+    for number in range(shape.together):
+        columns = slice(number * shape.head_size, (number + 1) * shape.head_size)
+        yield first._replace(head=first.head + number), columns
 
 
 def _for_queries(shape: _Shape, block: Callable[[Any, Any], None]) -> None:
@@ -155,35 +133,7 @@ def _for_queries(shape: _Shape, block: Callable[[Any, Any], None]) -> None:
 
 
 def _probabilities(query: jax.Array, key: jax.Array, ids: Any, rows: Any) -> jax.Array:
-    """float32 [Q, S] of query [Q, K] and key [S, K], as `attention_weights` computes them; ids [1, S]."""
-    scores = _product(query, key, 1, 1)
-    own = ids[:, rows].reshape(-1, 1)
-    scores = jnp.where(own == ids[...], scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
+    """float32 [Q, S] of query [Q, K] and key [S, K]; ids [1, S]."""
+    scores = masked_scores(query, key, ids[:, rows].reshape(-1, 1), ids[...])
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     return weights / jnp.sum(weights, axis=-1, keepdims=True)
-
-
-def _draw(shape: _Shape, numbers: Any) -> _Draw:
-    """Read before any loop: inside one the interpreter does not know which program it is."""
-    row, group = pl.program_id(0), pl.program_id(1)
-    first, second = (numbers[1 + 2 * row + word].astype(jnp.uint32) for word in (0, 1))
-    return _Draw(numbers[0] + group * shape.together, first, second)
-
-
-def _kept(shape: _Shape, draw: _Draw, head: int, start: Any, size: tuple[int, ...]) -> jax.Array | None:
-    """Which of [Q, S] probabilities dropout leaves, by the hash of their place in [H, S, S]; None: all."""
-    if shape.rate == 0.0:
-        return None
-    query = (draw.first_head + head) * shape.length + start + jax.lax.broadcasted_iota(jnp.int32, size, 0)
-    place = query * shape.length + jax.lax.broadcasted_iota(jnp.int32, size, 1)
-    return mixed(place.astype(jnp.uint32), draw.first, draw.second) >= threshold(shape.rate)
-
-
-def _dropped(shape: _Shape, x: jax.Array, kept: jax.Array | None) -> jax.Array:
-    return x if kept is None else jnp.where(kept, x * (1 / (1 - shape.rate)), 0.0)
-
-
-def _product(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> jax.Array:
-    """float32 sums over an axis of each."""
-    axes = (((left_axis,), (right_axis,)), ((), ()))
-    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from flaxbert.config import MeshConfig
+from flaxbert.model import fused_gpu
 from flaxbert.model.attention import Request, attention, refusal
+from flaxbert.model.dropout import row_seeds
+from flaxbert.model.fused_blocks import Inputs
 from flaxbert.model.library_attention import cudnn_attention, splash_attention
 from flaxbert.sharding import make_mesh
 
@@ -86,6 +89,35 @@ def test_fused_attention_takes_heads_of_other_sizes(size, heads):
         np.testing.assert_allclose(found, plain, **FLOAT32)
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, FLOAT32), (jnp.bfloat16, BFLOAT16)])
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_the_kernels_for_gpu_equal_the_plain_attention(inputs, ids, rate, dtype, tolerance):
+    """Interpreted: two blocks of queries against two of keys. The very same dropout: another mask would be far off."""
+    *arrays, above = (x.astype(dtype) for x in inputs)
+    key = jax.random.key(5)
+    words = jax.lax.bitcast_convert_type(row_seeds(key, jnp.arange(B)), jnp.int32).reshape(-1)
+    asked = Inputs(*arrays, ids, jnp.concatenate([jnp.zeros(1, jnp.int32), words]))
+    found = [fused_gpu.forward(rate, True, asked), *fused_gpu.backward(rate, True, asked, above)]
+    for one, plain in zip(found, output_and_gradients(by("xla", ids, rate), inputs, dtype), strict=True):
+        np.testing.assert_allclose(np.asarray(one, np.float32), plain, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_kernels_for_gpu_can_be_lowered_and_write_no_scores(dtype):
+    """To Triton's language, on a machine without a GPU: what its compiler makes of it is not seen."""
+    def gradients(ids, rows, above, *arrays):
+        output, back = jax.vjp(by("fused", ids, 0.1, rows), *arrays)
+        return output, back(above)
+
+    arrays = [jax.ShapeDtypeStruct((2, 512, 12, 64), dtype)] * 4
+    ids, rows = jax.ShapeDtypeStruct((2, 512), jnp.int32), jax.ShapeDtypeStruct((2,), jnp.int32)
+    exported = jax.export.export(jax.jit(gradients), platforms=["cuda"], disabled_checks=[
+        jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
+    ])(ids, rows, *arrays)  # fmt: skip
+    text = exported.mlir_module()
+    assert text.count("triton") >= 3 and "512x512" not in text
+
+
 @pytest.mark.parametrize("backend, rate", [("fused", 0.1), ("splash", 0.0)])
 def test_what_one_sequence_holds_changes_no_bit_of_another(inputs, ids, backend, rate):
     """Outputs and gradients, of padding too."""
@@ -140,7 +172,7 @@ ABLE = Request(rows=8, length=512, heads=12, head_size=64, dtype=jnp.dtype("bflo
     ("fused", "tpu", dict(length=520), "multiple of 128 and at most 1024, found 520"),
     ("fused", "tpu", dict(length=1152), "multiple of 128 and at most 1024, found 1152"),
     ("fused", "tpu", dict(heads=9, head_size=80), "cannot put 9 heads of size 80 together"),
-    ("fused", "gpu", {}, "does not run on gpu"),
+    ("fused", "gpu", dict(heads=4, head_size=96), "needs a head size of 32, 64, 128 on gpu, found 96"),
     ("splash", "tpu", dict(dropout_rate=0.1), "has no dropout, and model.attention_dropout is 0.1"),
     ("splash", "tpu", dict(length=64), "multiple of 128, found 64"),
     ("splash", "cpu", {}, "does not run on cpu"),
