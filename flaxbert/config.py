@@ -176,6 +176,10 @@ class TrainConfig:
     rematerialization: Literal["none", "products", "layers"] = "none"
     """What the backward pass computes again, to save memory. `products`: all of a layer but its dense products.
     `layers`: whole layers."""
+    attention: Literal["auto", "xla", "fused", "splash", "cudnn"] = "auto"
+    """What computes attention; all agree within float tolerance. `xla`: the plain products. `fused`: kernels that never
+    write the scores, for TPU and GPU. `splash`: JAX's kernel for TPU, without attention dropout. `cudnn`: for GPU in
+    bfloat16, without attention dropout and packing. `auto`: the fastest of those that can, measured at the launch."""
     skip_spikes: bool = False
     """Skip and count updates whose loss or gradient norm lies beyond mean + 6 sigma of the last 128 steps. Those that
     are not finite are skipped in any case."""
@@ -254,14 +258,19 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+# Settings that older folders do not have: their defaults are what was done before there was a choice.
+ADDED_LATER = {"TrainConfig": {"attention"}}
+
+
 def from_dict(kind: Any, values: dict[str, Any]) -> Any:
-    """Builds a config dataclass from what `dataclasses.asdict` made of it. Raises ValueError for unknown or missing
-    fields and for values of another type.
+    """Builds a config dataclass from what `dataclasses.asdict` made of it, or an older version of it. Raises ValueError
+    for unknown or missing fields and for values of another type.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{kind.__name__}: found {values!r}, expected its fields")
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    unknown, missing = sorted(values.keys() - fields.keys()), sorted(fields.keys() - values.keys())
+    missing = sorted(fields.keys() - values.keys() - ADDED_LATER.get(kind.__name__, set()))
+    unknown = sorted(values.keys() - fields.keys())
     if unknown or missing:
         raise ValueError(f"{kind.__name__}: unknown fields {unknown}, missing fields {missing}")
     nested = {name: field.type for name, field in fields.items() if dataclasses.is_dataclass(field.type)}

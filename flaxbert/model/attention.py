@@ -1,9 +1,43 @@
-"""Attention inside each packed sequence."""
+"""Attention inside each packed sequence: one function, and the backends that compute it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from flaxbert.model.dropout import dropout
+from flaxbert.model.dropout import dropout, row_seeds
+from flaxbert.model.fused import fused_attention, fused_refusal
+from flaxbert.model.library_attention import cudnn_attention, cudnn_refusal, splash_attention, splash_refusal
+from flaxbert.sharding import MESH_AXES, partition_spec
+
+# Where each backend can run. Interpreted on a CPU, `fused` is for tests: it is correct there, and slow.
+PLATFORMS = {"xla": ("cpu", "gpu", "tpu"), "fused": ("tpu", "gpu", "cpu"), "splash": ("tpu",), "cudnn": ("gpu",)}
+
+
+class Request(NamedTuple):
+    """What is asked of a backend on one device."""
+
+    rows: int
+    length: int
+    """S."""
+    heads: int
+    head_size: int
+    dtype: Any
+    dropout_rate: float
+    packed: bool
+    """Whether a row may hold more than one sequence."""
+
+
+def refusal(backend: str, request: Request, platform: str | None = None) -> str | None:
+    """Why a backend cannot do what is asked, in words; None: it can. Without a platform, that is not asked about."""
+    if backend not in PLATFORMS:
+        return f"is not one of {', '.join(PLATFORMS)}"
+    if platform is not None and platform not in PLATFORMS[backend]:
+        return f"does not run on {platform}"
+    if backend == "fused":
+        return fused_refusal(request, platform)
+    return {"splash": splash_refusal, "cudnn": cudnn_refusal}.get(backend, lambda request: None)(request)
 
 
 def attention(
@@ -14,17 +48,25 @@ def attention(
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
     rows: jax.Array | None = None,
+    backend: str = "xla",
+    packed: bool = True,
 ) -> jax.Array:
     """Maps query, key, value [B, S, H, K] to [B, S, H, K] (Vaswani et al. 2017, section 3.2.1).
 
     A token attends to the tokens with its own id in `sequence_ids` [B, S]. Padding has id 0 and attends to padding:
     no row of the softmax is empty, and no real token sees it. Softmax and its sums are float32.
     `rows` [B]: see `dropout`.
+
+    Backends agree within float tolerance; what `cudnn` gives at padding is zero. Raises ValueError where the backend
+    cannot do what is asked; `packed=False` promises it rows of one sequence, at their beginning.
     """
-    probabilities = attention_weights(query, key, sequence_ids)
-    if dropout_key is not None:
-        probabilities = dropout(probabilities, dropout_rate, dropout_key, rows)
-    return jnp.einsum("bhqs,bshk->bqhk", probabilities.astype(value.dtype), value)
+    rate = 0.0 if dropout_key is None else dropout_rate
+    if backend == "xla":
+        probabilities = attention_weights(query, key, sequence_ids)
+        if dropout_key is not None:
+            probabilities = dropout(probabilities, rate, dropout_key, rows)
+        return jnp.einsum("bhqs,bshk->bqhk", probabilities.astype(value.dtype), value)
+    return _accelerated(backend, packed, rate, (query, key, value, sequence_ids), dropout_key, rows)
 
 
 def attention_weights(query: jax.Array, key: jax.Array, sequence_ids: jax.Array) -> jax.Array:
@@ -35,3 +77,38 @@ def attention_weights(query: jax.Array, key: jax.Array, sequence_ids: jax.Array)
     same = sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]  # [B, 1, S, S]
     scores = jnp.where(same, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores, axis=-1)
+
+
+def _accelerated(
+    backend: str, packed: bool, rate: float, arrays: tuple[jax.Array, ...], key: jax.Array | None,
+    rows: jax.Array | None,
+) -> jax.Array:  # fmt: skip
+    """A backend's answer for query, key, value and sequence_ids, each device computing its own rows and heads."""
+
+    def local(query: jax.Array, key: jax.Array, value: jax.Array, ids: jax.Array, seeds: jax.Array, first: Any) -> Any:
+        count, length, heads, size = query.shape
+        reason = refusal(backend, Request(count, length, heads, size, query.dtype, rate, packed))
+        if reason is not None:
+            raise ValueError(f"attention backend {backend} {reason}")
+        if backend == "fused":
+            return fused_attention(query, key, value, ids, rate, seeds, first)
+        return (splash_attention if backend == "splash" else cudnn_attention)(query, key, value, ids)
+
+    rows = jnp.arange(len(arrays[0])) if rows is None else rows
+    seeds = jnp.zeros((len(rows), 2), jnp.uint32) if key is None or rate == 0.0 else row_seeds(key, rows)
+    return over_mesh(local)(*arrays, seeds)
+
+
+def over_mesh(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`function` of query, key, value [B, S, H, K], sequence_ids [B, S], seeds [B, 2] and the number of the first
+    head, run by every device of the mesh on its own rows and heads: XLA cannot divide a kernel by itself.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return lambda *arrays: function(*arrays, 0)
+
+    def local(query: jax.Array, *others: jax.Array) -> jax.Array:
+        return function(query, *others, jax.lax.axis_index(MESH_AXES["heads"]) * query.shape[2])
+
+    heads, rows = partition_spec("batch", "length", "heads", "head_size"), partition_spec("batch")
+    # Kernels do not say how their outputs vary over the mesh. All of its axes divide them.
+    return jax.shard_map(local, in_specs=(heads, heads, heads, rows, rows), out_specs=heads, check_vma=False)

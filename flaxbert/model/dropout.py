@@ -29,7 +29,7 @@ def row_seeds(key: jax.Array, rows: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _dropout(rate: float, x: jax.Array, seeds: jax.Array) -> jax.Array:
-    kept = hash_bits(seeds, x.shape) >= jnp.uint32(round(rate * 2**32))
+    kept = hash_bits(seeds, x.shape) >= threshold(rate)
     return jnp.where(kept, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
 
 
@@ -45,11 +45,7 @@ _dropout.defvjp(_forward, _backward)
 
 
 def hash_bits(seeds: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """uint32 of `shape` [B, ...] from seeds [B, 2] uint32: two rounds of multiply and xor-shift, a seed before each.
-
-    The multipliers are those of Wellons' `lowbias32`. The second seed keeps two rows whose first seeds agree in
-    their high bits from being permutations of each other.
-    """
+    """uint32 of `shape` [B, ...] from seeds [B, 2] uint32: the hash of each element's place in its row."""
     strides = [1]
     for size in reversed(shape[2:]):
         strides.append(strides[-1] * size)
@@ -57,9 +53,23 @@ def hash_bits(seeds: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     for axis, stride in zip(range(len(shape) - 1, 0, -1), strides):
         place = place + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape[1:]), axis) * jnp.uint32(stride)
     first, second = (seeds[:, i].reshape(-1, *(1,) * (len(shape) - 1)) for i in (0, 1))
+    return mixed(place, first, second)
+
+
+def mixed(place: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """uint32 bits of places, uint32, under two seeds: two rounds of multiply and xor-shift, a seed before each.
+
+    The multipliers are those of Wellons' `lowbias32`. The second seed keeps two rows whose first seeds agree in
+    their high bits from being permutations of each other.
+    """
     x = place ^ first
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) + second
     x = (x ^ (x >> 16)) * jnp.uint32(0x846CA68B)
     x = (x ^ (x >> 15)) * jnp.uint32(0x7FEB352D)
     return x ^ (x >> 16)
+
+
+def threshold(rate: float) -> jax.Array:
+    """An element is kept where its 32 bits are not below this."""
+    return jnp.uint32(round(rate * 2**32))

@@ -96,6 +96,8 @@ class SelfAttention(nn.Module):
     config: ModelConfig
     deterministic: bool
     dtype: Any
+    backend: str = "xla"
+    packed: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, sequence_ids: jax.Array, rows: jax.Array) -> jax.Array:
@@ -107,7 +109,7 @@ class SelfAttention(nn.Module):
             for name in ("query", "key", "value")
         )  # [B, S, H, K] each
         key = None if self.deterministic else self.make_rng("dropout")
-        y = attention(q, k, v, sequence_ids, cfg.attention_dropout, key, rows)
+        y = attention(q, k, v, sequence_ids, cfg.attention_dropout, key, rows, self.backend, self.packed)
         return dense(cfg, cfg.hidden_size, self.dtype, "output", axis=(-2, -1))(y)
 
 
@@ -133,12 +135,15 @@ class EncoderLayer(nn.Module):
     dtype: Any
     keeps_output: bool = False
     """Give the output twice: what `nn.scan` stacks is the second one."""
+    backend: str = "xla"
+    packed: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, sequence_ids: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Maps x [B, S, D] to [B, S, D]."""
         cfg = self.config
-        y = SelfAttention(cfg, self.deterministic, self.dtype, name="attention")(x, sequence_ids, rows)
+        attend = SelfAttention(cfg, self.deterministic, self.dtype, self.backend, self.packed, name="attention")
+        y = attend(x, sequence_ids, rows)
         x = layer_norm(cfg, name="attention_norm")(x + self._dropout(y, rows))
 
         y = FeedForward(cfg, self.dtype, name="mlp")(x)
@@ -160,6 +165,10 @@ class Encoder(nn.Module):
     """What the backward pass computes again: a key of `POLICIES`."""
     keeps_layers: bool = False
     """Give what each layer reads and gives, and not only the last one's output."""
+    backend: str = "xla"
+    """Of attention."""
+    packed: bool = True
+    """Whether a row may hold more than one sequence: see `attention`."""
 
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config, self.deterministic)
@@ -174,7 +183,9 @@ class Encoder(nn.Module):
             length=self.config.num_layers,
             unroll=min(self.config.num_layers, UNROLLED_LAYERS),
         )
-        self.layers = scanned(self.config, self.deterministic, self.dtype, self.keeps_layers)
+        self.layers = scanned(
+            self.config, self.deterministic, self.dtype, self.keeps_layers, self.backend, self.packed
+        )
 
     def __call__(self, batch: dict[str, jax.Array]) -> jax.Array:
         """Maps ids [B, S] to hidden states, float32 [B, S, D]; where `keeps_layers`, [L + 1, B, S, D], the embeddings

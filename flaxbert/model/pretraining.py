@@ -21,9 +21,16 @@ class BertForPreTraining(nn.Module):
     """Of matrix products."""
     rematerialization: str = "none"
     """What the backward pass computes again: see `flaxbert.config.TrainConfig`."""
+    backend: str = "xla"
+    """Of attention."""
+    packed: bool = True
+    """Whether a row may hold more than one sequence: see `flaxbert.model.attention`."""
 
     def setup(self) -> None:
-        self.encoder = Encoder(self.config, self.deterministic, self.dtype, self.rematerialization)
+        self.encoder = Encoder(
+            self.config, self.deterministic, self.dtype, self.rematerialization, backend=self.backend,
+            packed=self.packed,
+        )  # fmt: skip
         self.pooler = dense(self.config, self.config.hidden_size, self.dtype)
         self.mlm = MaskedLanguageModelHead(self.config, self.dtype)
         self.nsp = dense(self.config, 2, jnp.float32)

@@ -24,6 +24,8 @@ class CompiledStep(NamedTuple):
     flops: float | None
     """The compiler's count for one device, each loop's body counted once; None where it gives none."""
     collectives: Collectives
+    bytes_accessed: float | None = None
+    """What the program of one device reads and writes, as the compiler counts it: a kernel's own by its arrays."""
 
     @property
     def bytes(self) -> int:
@@ -73,6 +75,7 @@ def compile_step(experiment: Experiment, mesh: Mesh) -> CompiledStep:
         memory=_memory(compiled, functions.abstract_state, experiment, mesh),
         flops=_cost(compiled.cost_analysis()),
         collectives=read_collectives(parse(compiled.as_text() or "")),
+        bytes_accessed=_cost(compiled.cost_analysis(), "bytes accessed"),
     )
 
 
@@ -136,7 +139,8 @@ def _lowered_flops(experiment: Experiment, layers: int) -> float | None:
     alone = dataclasses.replace(
         experiment, model=dataclasses.replace(experiment.model, num_layers=layers), mesh=MeshConfig(),
         # The same batch in one piece: a loop over pieces would hide all but one of them from XLA's count.
-        train=dataclasses.replace(experiment.train, microbatches=1),
+        # Attention as it is written: XLA sees nothing of a kernel's products.
+        train=dataclasses.replace(experiment.train, microbatches=1, attention="xla"),
     )  # fmt: skip
     mesh = make_mesh(alone.mesh, jax.devices()[:1])
     functions = build_functions(alone, mesh)
@@ -145,7 +149,7 @@ def _lowered_flops(experiment: Experiment, layers: int) -> float | None:
     return _cost(lowered.cost_analysis())
 
 
-def _cost(analysis: Any) -> float | None:
-    """The FLOPs of a cost analysis, which some backends give as a list of one, and some do not give."""
+def _cost(analysis: Any, name: str = "flops") -> float | None:
+    """A count of a cost analysis, which some backends give as a list of one, and some do not give."""
     first = analysis[0] if isinstance(analysis, list) and analysis else analysis
-    return (first or {}).get("flops")
+    return (first or {}).get(name)

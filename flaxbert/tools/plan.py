@@ -14,6 +14,7 @@ from flaxbert.sharding import make_mesh
 from flaxbert.tools.compiled_step import CompiledStep, counted_flops, state_bytes
 from flaxbert.tools.largest_batch import Attempt, Waiting, bounds, find_largest_batch, rows_multiple, try_step
 from flaxbert.tools.topologies import DeviceMemory, compiler_version, device_memory, open_topology
+from flaxbert.training.attention_choice import foretold
 from flaxbert.training.metrics import flops_by_part, next_sentence_flops, peak_flops
 from flaxbert.training.step import build_functions
 
@@ -52,15 +53,16 @@ def plan(
 
 def _plan_part(part: Part, topology: str | None, devices: list[Any], search: int, waiting: Waiting) -> Plan:
     """All of a plan but the speed."""
-    experiment: Experiment = part.experiment
-    mesh, memory = make_mesh(experiment.mesh, devices), device_memory(devices[0], len(devices))
+    mesh, memory = make_mesh(part.experiment.mesh, devices), device_memory(devices[0], len(devices))
+    experiment: Experiment = foretold(part.experiment, mesh)
     capacity = None if memory is None else memory.bytes
     with waiting(f"compiling the step for {experiment.train.batch_size:,} rows"):
         step, first = try_step(experiment, mesh, capacity)
     found = {
         "steps": part.last_step - part.first_step,
         "versions": compiler_version(),
-        "settings": dataclasses.asdict(experiment),
+        "settings": dataclasses.asdict(part.experiment),
+        "attention": experiment.train.attention,
         "devices": _devices(devices, topology, mesh, memory),
         "parameters": _parameters(experiment, mesh),
         "memory": None if step is None else step.memory,

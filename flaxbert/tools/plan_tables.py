@@ -45,6 +45,10 @@ def _print(plan: Plan, console: "Console") -> None:
         f"{settings['data']['sequence_length']}, {train['compute_dtype']}; {plan['steps']:,} steps"
     )
     console.print(f"{where}: {devices['count']} x {devices['kind']}, mesh {mesh}")
+    if train["attention"] == "auto":
+        console.print(f"attention by {plan['attention']}: a run measures which backend is the fastest, a plan cannot")
+    else:
+        console.print(f"attention by {plan['attention']}")
     for sentence in plan["assumed"]:
         console.print(sentence)
     console.print()

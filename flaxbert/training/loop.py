@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from flaxbert.config import Experiment
 from flaxbert.phases import Part, named, parts
 from flaxbert.sharding import make_mesh
+from flaxbert.training.attention_choice import chosen
 from flaxbert.training.checkpoint import Checkpoints, open_checkpoints
 from flaxbert.training.distributed import ends_on_error
 from flaxbert.training.evaluation import any_process, evaluate
@@ -176,6 +177,8 @@ def _train_parts(run: _Run, mesh: jax.sharding.Mesh, progress: _Progress) -> Out
     for number, part in enumerate(found):
         if progress.step > part.last_step:
             continue
+        if progress.step < part.last_step:
+            part = part._replace(experiment=chosen(part.experiment, mesh, run.report.say))
         functions = build_functions(part.experiment, mesh, run.schedule)
         flight = Flight(part.experiment, run.schedule, run.report, number if run.experiment.phases else None)
         if number and progress.step == part.first_step:

@@ -21,7 +21,7 @@ PACKAGES = ("flaxbert", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 # What a launch may change in a run that has begun; all else would make it another run.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.checkpoint_every",
-    "train.keep_checkpoints", "train.microbatches", "train.rematerialization", "train.skip_spikes",
+    "train.keep_checkpoints", "train.microbatches", "train.rematerialization", "train.attention", "train.skip_spikes",
     "train.profile_steps", "data.workers", "data.read_ahead", "mesh.data", "mesh.fsdp", "mesh.tensor",
 )  # fmt: skip
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from flaxbert.config import Experiment
 from flaxbert.model.pretraining import BertForPreTraining, initialize
 from flaxbert.sharding import batch_sharding, constrain, host_share, state_shardings
+from flaxbert.training.attention_choice import check_attention
 from flaxbert.training.guard import Guard, Verdict, judge, new_guard
 from flaxbert.training.objective import SUMS, Sums, Weights, loss_and_sums, weights_of, zero_sums
 from flaxbert.training.optimizer import make_optimizer, skipped_unless
@@ -109,7 +110,8 @@ def loss_and_gradients(
     config, weights = experiment.train, weights_of(batch)
     model = BertForPreTraining(
         experiment.model, deterministic=False, dtype=jnp.dtype(config.compute_dtype),
-        rematerialization=config.rematerialization,
+        rematerialization=config.rematerialization, packed=experiment.data.packing > 1,
+        backend="xla" if config.attention == "auto" else config.attention,  # whoever builds the step has not chosen
     )  # fmt: skip
 
     def of_part(part: Batch) -> tuple[jax.Array, Sums, Any]:
@@ -173,6 +175,7 @@ def build_functions(experiment: Experiment, mesh: Mesh, schedule: Schedule | Non
     `experiment` is that of one part of a run, `schedule` the learning rate of all of it (None: the experiment's own).
     """
     check_batch(experiment, mesh)
+    check_attention(experiment, mesh)
     schedule = schedule or run_schedule(experiment)
     init_key, dropout_key = jax.random.split(jax.random.key(experiment.train.seed, impl="threefry2x32"))
     abstract = jax.eval_shape(lambda: init_state(experiment, init_key))

@@ -137,6 +137,12 @@ def test_an_experiment_comes_back_from_json_as_it_went(name):
     assert from_dict(Experiment, json.loads(json.dumps(dataclasses.asdict(experiment)))) == experiment
 
 
+def test_a_folder_from_before_a_setting_was_added_is_read_with_its_default():
+    older = dataclasses.asdict(Experiment())
+    del older["train"]["attention"]
+    assert from_dict(Experiment, older) == Experiment()
+
+
 @pytest.mark.parametrize("spoil, words", [
     (lambda values: values["model"].update(colour="red"), ["ModelConfig", "unknown", "colour"]),
     (lambda values: values["train"].pop("steps"), ["TrainConfig", "missing", "steps"]),

@@ -248,7 +248,9 @@ def test_an_assumed_vocabulary_is_stated(found, capsys, monkeypatch):
     assumed, = plan(dataclasses.replace(EXPERIMENT, model=model), search=0)
     assert assumed["settings"]["model"]["vocab_size"] == 30_522 and found["assumed"] == []
     show([assumed])
-    assert "a vocabulary of 30,522 is assumed: --model.vocab-size or --corpus says" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "a vocabulary of 30,522 is assumed: --model.vocab-size or --corpus says" in said
+    assert "attention by xla: a run measures which backend is the fastest, a plan cannot" in said
 
 
 def test_each_phase_is_planned_by_itself(capsys, monkeypatch, tmp_path):

@@ -80,9 +80,10 @@ def test_the_memory_of_each_generation_is_what_its_compiler_says(kind):
 def test_a_step_is_planned_for_a_slice_and_one_too_large_for_it_is_told_of():
     model = ModelConfig(vocab_size=512, hidden_size=128, num_layers=2, num_heads=2, max_length=128)
     experiment = Experiment(model=model, mesh=MeshConfig(fsdp=2))
-    found = plan(experiment, "v5e:2x2", search=0)
+    found, = plan(experiment, "v5e:2x2", search=0)
+    assert found["attention"] == "fused" and found["settings"]["train"]["attention"] == "auto"
     assert found["fits"] and found["devices"]["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
     assert found["collectives"]["kinds"] and found["speed"]["rows_per_second"] > 0
     rows = dataclasses.replace(experiment.train, batch_size=2**20)
-    refused = plan(dataclasses.replace(experiment, train=rows), "v5e:2x2", search=0)
+    refused, = plan(dataclasses.replace(experiment, train=rows), "v5e:2x2", search=0)
     assert refused["fits"] is False and refused["memory"] is None and refused["memory_needed"] > 16e9

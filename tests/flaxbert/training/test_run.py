@@ -80,8 +80,8 @@ OTHERS = {
     "mesh.data": 4, "mesh.fsdp": 4, "mesh.tensor": 4, "train.steps": 99,
     "train.batch_size": 16, "train.seed": 5, "train.compute_dtype": "bfloat16", "train.log_every": 7,
     "train.eval_every": 7, "train.eval_batches": 7, "train.checkpoint_every": 7, "train.keep_checkpoints": 7,
-    "train.microbatches": 2, "train.rematerialization": "layers", "train.skip_spikes": True,
-    "train.profile_steps": "3:5", "phases": (Phase(steps=5), Phase(sequence_length=12)),
+    "train.microbatches": 2, "train.rematerialization": "layers", "train.attention": "xla",
+    "train.skip_spikes": True, "train.profile_steps": "3:5", "phases": (Phase(steps=5), Phase(sequence_length=12)),
 }  # fmt: skip
 
 
@@ -91,8 +91,9 @@ def test_only_length_rhythm_and_machine_may_change():
     """
     assert set(MAY_CHANGE) == {
         "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.checkpoint_every",
-        "train.keep_checkpoints", "train.microbatches", "train.rematerialization", "train.skip_spikes",
-        "train.profile_steps", "data.workers", "data.read_ahead", "mesh.data", "mesh.fsdp", "mesh.tensor",
+        "train.keep_checkpoints", "train.microbatches", "train.rematerialization", "train.attention",
+        "train.skip_spikes", "train.profile_steps", "data.workers", "data.read_ahead", "mesh.data", "mesh.fsdp",
+        "mesh.tensor",
     }  # fmt: skip
 
 

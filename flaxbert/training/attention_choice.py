@@ -1,0 +1,139 @@
+"""Which backend computes attention in a run: the one that was asked for, or the fastest of those that can."""
+
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from flaxbert.config import Experiment, MeshConfig
+from flaxbert.model.attention import PLATFORMS, Request, attention, refusal
+from flaxbert.sharding import make_mesh
+
+REPEATS = 5  # of which the median counts
+CALLS = 10  # of one repeat: a call's own cost, some 50 us, must not be what is measured
+
+# What `plan` takes for `auto`, as it cannot measure on devices that need not be there.
+FORETOLD = {"tpu": "fused"}
+
+
+def request_of(experiment: Experiment, mesh: Mesh) -> Request:
+    """What one device has to compute in a step, one microbatch of it."""
+    model, train, shape = experiment.model, experiment.train, mesh.shape
+    return Request(
+        rows=train.batch_size // (shape["data"] * shape["fsdp"] * train.microbatches),
+        length=experiment.data.sequence_length, heads=model.num_heads // shape["tensor"], head_size=model.head_size,
+        dtype=jnp.dtype(train.compute_dtype), dropout_rate=model.attention_dropout, packed=experiment.data.packing > 1,
+    )  # fmt: skip
+
+
+def check_attention(experiment: Experiment, mesh: Mesh) -> None:
+    """Raises ValueError where `train.attention` names a backend that cannot do what the experiment asks here."""
+    backend = experiment.train.attention
+    if backend == "auto":
+        return
+    reason = refusal(backend, request_of(experiment, mesh), platform_of(mesh))
+    if reason is not None:
+        raise ValueError(f"train.attention {backend} {reason}")
+
+
+def candidates(experiment: Experiment, mesh: Mesh) -> list[str]:
+    """The backends to choose among. `fused` runs on a CPU, for tests, and is never a choice there."""
+    platform, request = platform_of(mesh), request_of(experiment, mesh)
+    if platform == "cpu":
+        return ["xla"]
+    return [backend for backend in PLATFORMS if refusal(backend, request, platform) is None]
+
+
+def platform_of(mesh: Mesh) -> str:
+    """`cpu`, `gpu` or `tpu`."""
+    return str(mesh.devices.flat[0].platform)
+
+
+def with_attention(experiment: Experiment, backend: str) -> Experiment:
+    """The experiment with another `train.attention`."""
+    train = dataclasses.replace(experiment.train, **{"attention": backend})  # type: ignore[arg-type]
+    return dataclasses.replace(experiment, train=train)
+
+
+def foretold(experiment: Experiment, mesh: Mesh) -> Experiment:
+    """The experiment as `plan` compiles it: for `auto` the backend that is likely to be the fastest, unmeasured."""
+    if experiment.train.attention != "auto":
+        return experiment
+    likely = FORETOLD.get(platform_of(mesh), "xla")
+    return with_attention(experiment, likely if likely in candidates(experiment, mesh) else "xla")
+
+
+def chosen(experiment: Experiment, mesh: Mesh, say: Callable[[str], None]) -> Experiment:
+    """The experiment with a backend in place of `auto`: the fastest as the first process measures it, forward and
+    backward, for all processes. Says which, and leaves out those that do not compile or run.
+    """
+    names = candidates(experiment, mesh)
+    if experiment.train.attention != "auto" or names == ["xla"]:  # which is what a step does for `auto`
+        return experiment
+    best = 0
+    if jax.process_index() == 0:
+        best = names.index(_fastest(tuple(names), request_of(experiment, mesh), say))
+    if jax.process_count() > 1:
+        best = int(multihost_utils.broadcast_one_to_all(np.int64(best)))
+    return with_attention(experiment, names[best])
+
+
+def _fastest(names: tuple[str, ...], request: Request, say: Callable[[str], None]) -> str:
+    seconds, faults = _measured(names, request)
+    for name, fault in faults.items():
+        say(f"attention by {name} is left out, it fails here: {fault}")
+    best = min(seconds, key=lambda name: seconds[name], default="xla")
+    times = ", ".join(f"{name} {1e3 * taken:.3g} ms" for name, taken in seconds.items())
+    say(f"attention by {best} ({times} for {request.rows:,} rows of {request.length}, forward and backward)")
+    return best
+
+
+@functools.cache
+def _measured(names: tuple[str, ...], request: Request) -> tuple[dict[str, float], dict[str, str]]:
+    """(seconds of each backend that runs, why the others do not), once for each shape: the devices stay the same."""
+    seconds, faults = {}, {}
+    for name in names:
+        try:
+            seconds[name] = measure(name, request)
+        except Exception as error:  # compilers raise what they like, and there is always another backend
+            faults[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return seconds, faults
+
+
+def measure(backend: str, request: Request) -> float:
+    """Seconds of one forward and backward pass on one device of this process."""
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):
+        step, arrays = _compiled(backend, request)
+        jax.block_until_ready(step(*arrays))
+        taken = []
+        for _ in range(REPEATS):
+            begin = time.perf_counter()
+            for _ in range(CALLS):
+                found = step(*arrays)
+            jax.block_until_ready(found)
+            taken.append((time.perf_counter() - begin) / CALLS)
+    return statistics.median(taken)
+
+
+def _compiled(backend: str, request: Request) -> tuple[Callable[..., Any], tuple[jax.Array, ...]]:
+    """(the gradients of attention, arrays to call it with): full rows, as dear as any to all backends but cuDNN."""
+    shape = (request.rows, request.length, request.heads, request.head_size)
+    ids, key = jnp.ones(shape[:2], jnp.int32), jax.random.key(0, impl="threefry2x32")
+    arrays = tuple(jax.random.normal(own, shape, request.dtype) for own in jax.random.split(key, 4))
+
+    def output(query: jax.Array, keys: jax.Array, value: jax.Array) -> jax.Array:
+        return attention(query, keys, value, ids, request.dropout_rate, key, None, backend, request.packed)
+
+    def step(query: jax.Array, keys: jax.Array, value: jax.Array, gradient: jax.Array) -> Any:
+        found, back = jax.vjp(output, query, keys, value)
+        return found, back(gradient)
+
+    return jax.jit(step), arrays

@@ -1,0 +1,122 @@
+"""A run computes attention by the backend that it names, or by the fastest one of those that can."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipeline.config import DataConfig
+from flaxbert.config import MeshConfig
+from flaxbert.sharding import make_mesh
+from flaxbert.training import attention_choice
+from flaxbert.training.attention_choice import candidates, chosen, foretold, measure, request_of, with_attention
+from flaxbert.training.step import build_functions
+
+# Float32 sums taken in another order, through three updates.
+RTOL = 2e-5
+
+
+@pytest.fixture(scope="module")
+def long(experiment):
+    """Rows of 128 tokens: the shortest that the kernels take."""
+    return dataclasses.replace(
+        experiment, model=dataclasses.replace(experiment.model, hidden_size=32, max_length=128),
+        data=DataConfig(sequence_length=128), train=dataclasses.replace(experiment.train, batch_size=4),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def mesh(experiment):
+    return make_mesh(experiment.mesh)
+
+
+@pytest.fixture
+def on_tpu(monkeypatch):
+    """As if the mesh were one of TPUs, on which backends take the times that are set."""
+    times = {}
+
+    def measured(backend, request):
+        if isinstance(times[backend], Exception):
+            raise times[backend]
+        return times[backend]
+
+    monkeypatch.setattr(attention_choice, "platform_of", lambda mesh: "tpu")
+    monkeypatch.setattr(attention_choice, "measure", measured)
+    attention_choice._measured.cache_clear()
+    yield times
+    attention_choice._measured.cache_clear()
+
+
+def test_a_step_by_fused_attention_is_a_step_by_the_plain_one(long, batch_of, mesh):
+    """On a mesh that divides rows and heads, with dropout on: losses and gradients of three updates."""
+
+    def trained(backend):
+        with jax.set_mesh(mesh):
+            functions = build_functions(with_attention(long, backend), mesh)
+            state, found = functions.init(), []
+            for step in range(3):
+                state, outcome = functions.train(state, functions.put(batch_of(step, rows=4, length=128)))
+                found.append((float(outcome.loss), float(outcome.gradient_norm)))
+        return found
+
+    np.testing.assert_allclose(trained("fused"), trained("xla"), rtol=RTOL)
+
+
+@pytest.mark.parametrize("backend, words", [
+    ("splash", "train.attention splash does not run on cpu"), ("cudnn", "train.attention cudnn does not run on cpu"),
+    ("fused", "train.attention fused needs a sequence length that is a multiple of 128 and at most 1024, found 16"),
+])  # fmt: skip
+def test_a_backend_that_cannot_is_refused_before_the_first_step(experiment, mesh, backend, words):
+    with pytest.raises(ValueError, match=words):
+        build_functions(with_attention(experiment, backend), mesh)
+
+
+def test_on_a_cpu_nothing_is_measured(long, mesh, monkeypatch):
+    monkeypatch.setattr(attention_choice, "measure", None)
+    assert chosen(long, mesh, pytest.fail) == long
+    assert candidates(long, mesh) == ["xla"]
+
+
+def test_the_fastest_is_taken_and_the_log_says_so(long, mesh, on_tpu):
+    on_tpu.update(xla=0.004, fused=0.0025)
+    said = []
+    for _ in range(2):
+        assert chosen(long, mesh, said.append).train.attention == "fused"
+    assert said == ["attention by fused (xla 4 ms, fused 2.5 ms for 2 rows of 128, forward and backward)"] * 2
+    on_tpu.clear()
+    assert chosen(long, mesh, said.append).train.attention == "fused", "a shape is measured once"
+
+
+def test_a_backend_that_fails_is_left_out_with_a_sentence(long, mesh, on_tpu):
+    on_tpu.update(xla=0.004, fused=RuntimeError("Mosaic failed\nto compile"), splash=0.002)
+    said = []
+    assert chosen(long, mesh, said.append).train.attention == "xla", "splash has no dropout"
+    assert said[0] == "attention by fused is left out, it fails here: RuntimeError: Mosaic failed to compile"
+    without = dataclasses.replace(long, model=dataclasses.replace(long.model, attention_dropout=0.0))
+    assert chosen(without, mesh, said.append).train.attention == "splash"
+
+
+def test_a_named_backend_is_not_measured(long, mesh, on_tpu):
+    assert chosen(with_attention(long, "xla"), mesh, pytest.fail).train.attention == "xla"
+
+
+def test_other_processes_take_what_the_first_has_chosen(long, mesh, on_tpu, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(attention_choice.multihost_utils, "broadcast_one_to_all", lambda own: np.int64(1))
+    assert candidates(long, mesh)[1] == "fused"
+    assert chosen(long, mesh, pytest.fail).train.attention == "fused"
+
+
+def test_a_plan_takes_fused_for_a_tpu_where_it_can(experiment, long, mesh, on_tpu):
+    assert foretold(long, mesh).train.attention == "fused"
+    assert foretold(experiment, mesh).train.attention == "xla", "rows of 16 tokens"
+    assert foretold(with_attention(long, "splash"), mesh).train.attention == "splash"
+
+
+def test_what_is_measured_is_what_one_device_computes(long, mesh):
+    request = request_of(long, mesh)
+    assert (request.rows, request.length, request.heads, request.head_size) == (2, 128, 1, 16)
+    assert request_of(long, make_mesh(MeshConfig(data=4))).heads == 2
+    assert measure("xla", request) > 0 and measure("fused", request) > 0
