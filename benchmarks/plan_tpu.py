@@ -3,9 +3,10 @@
     python -m benchmarks.plan_tpu --output benchmarks/results/plan_tpu.json [--search N]
 
 Plans base and large at lengths 128 and 512 on four slices, bfloat16 products, as `flaxbert plan` does: the real step is
-compiled ahead of time by libtpu (extra `tpu`), on a machine without TPUs. A batch is the paper's 256 rows where that
-leaves each chip a few; every schedule sees the paper's 256 million rows. Writes the key figures as JSON, and beside it
-the same as a table in Markdown; what the file already holds is not planned again.
+compiled ahead of time by libtpu (extra `tpu`), on a machine without TPUs, with attention written out: what kernels save is
+`benchmarks.attention_tpu`'s question. A batch is the paper's 256 rows where that leaves each chip a few; every schedule
+sees the paper's 256 million rows. Writes the key figures as JSON, and beside it the same as a table in Markdown; what
+the file already holds is not planned again.
 """
 
 import argparse
@@ -31,8 +32,6 @@ BATCHES = {
     "v6e:2x4": {("base", 128): 256, ("base", 512): 256, ("large", 128): 256, ("large", 512): 64},
 }
 DIVIDED = {("v5e:4x4", "large", 512): 16, ("v5e:16x16", "large", 512): 16}
-
-
 SEARCHED = {("v5e:4x4", "base", 128): 8}  # compilations for the largest batch: minutes each, so not of every plan
 
 
@@ -45,7 +44,7 @@ def experiment_of(topology: str, preset: str, length: int) -> Experiment:
         model=dataclasses.replace(PRESETS[preset], vocab_size=VOCABULARY),
         data=DataConfig(sequence_length=length),
         mesh=MeshConfig(fsdp=DIVIDED.get((topology, preset, length), 1)),
-        train=TrainConfig(steps=ROWS // rows, batch_size=rows, compute_dtype="bfloat16"),
+        train=TrainConfig(steps=ROWS // rows, batch_size=rows, compute_dtype="bfloat16", attention="xla"),
     )
 
 
