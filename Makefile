@@ -8,7 +8,7 @@ quickstart: .venv/installed
 	$(BIN)/flaxbert quickstart
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest

@@ -23,7 +23,15 @@ MOST_MAPPINGS = 25_000
 # A shell starts what runs in its background deaf to Ctrl-C, and so would be what the tests start to interrupt it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Files of few tests that take minutes: begun last, one process would run them while the other has nothing left to do.
+LONGEST = ("test_processes.py", "test_cli.py", "test_faults.py", "test_plan.py")
+
 SHARED = pathlib.Path(os.environ.get("FLAXBERT_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, each in its own order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True)
