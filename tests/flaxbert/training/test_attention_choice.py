@@ -8,9 +8,12 @@ import pytest
 
 from data_pipeline.config import DataConfig
 from flaxbert.config import MeshConfig
+from flaxbert.model import fused_blocks
 from flaxbert.sharding import make_mesh
 from flaxbert.training import attention_choice
-from flaxbert.training.attention_choice import candidates, chosen, foretold, measure, request_of, with_attention
+from flaxbert.training.attention_choice import (
+    candidates, chosen, deviation, foretold, measure, request_of, with_attention,
+)  # fmt: skip
 from flaxbert.training.step import build_functions
 
 # Float32 sums taken in another order, through three updates.
@@ -43,6 +46,7 @@ def on_tpu(monkeypatch):
 
     monkeypatch.setattr(attention_choice, "platform_of", lambda mesh: "tpu")
     monkeypatch.setattr(attention_choice, "measure", measured)
+    monkeypatch.setattr(attention_choice, "deviation", lambda backend, request: 1e-3)
     attention_choice._measured.cache_clear()
     yield times
     attention_choice._measured.cache_clear()
@@ -92,9 +96,31 @@ def test_a_backend_that_fails_is_left_out_with_a_sentence(long, mesh, on_tpu):
     on_tpu.update(xla=0.004, fused=RuntimeError("Mosaic failed\nto compile"), splash=0.002)
     said = []
     assert chosen(long, mesh, said.append).train.attention == "xla", "splash has no dropout"
-    assert said[0] == "attention by fused is left out, it fails here: RuntimeError: Mosaic failed to compile"
+    assert said[0] == "attention by fused is left out: RuntimeError: Mosaic failed to compile"
     without = dataclasses.replace(long, model=dataclasses.replace(long.model, attention_dropout=0.0))
     assert chosen(without, mesh, said.append).train.attention == "splash"
+
+
+@pytest.mark.parametrize("off", [0.2, float("nan")])
+def test_a_backend_that_is_wrong_is_left_out_however_fast(long, mesh, on_tpu, monkeypatch, off):
+    on_tpu.update(xla=0.004, fused=0.001)
+    monkeypatch.setattr(attention_choice, "deviation", lambda backend, request: off)
+    said = []
+    assert chosen(long, mesh, said.append).train.attention == "xla"
+    assert said[0].startswith("attention by fused is left out: its results are up to")
+
+
+@pytest.mark.parametrize("packing", [1, 4])
+def test_a_kernel_that_is_right_is_told_from_one_that_is_wrong(long, mesh, monkeypatch, packing):
+    request = request_of(dataclasses.replace(long, data=dataclasses.replace(long.data, packing=packing)), mesh)
+    assert deviation("fused", request) < 1e-5
+    other_seeds = lambda key, rows: jax.numpy.zeros((len(rows), 2), "uint32")  # noqa: E731
+    monkeypatch.setattr("flaxbert.model.attention.row_seeds", other_seeds)
+    assert deviation("fused", request) > attention_choice.MOST_DEVIATION, "another dropout"
+    monkeypatch.undo()
+    wrong = lambda query, key, own, ids: fused_blocks.product(query, key, 1, 1) * query.shape[-1] ** -0.5  # noqa: E731
+    monkeypatch.setattr("flaxbert.model.fused_tpu.masked_scores", wrong)
+    assert deviation("fused", request) > attention_choice.MOST_DEVIATION, "no mask"
 
 
 def test_a_named_backend_is_not_measured(long, mesh, on_tpu):
