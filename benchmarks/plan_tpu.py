@@ -121,10 +121,11 @@ def main() -> None:
 def _write(output: Path, plans: list[dict[str, Any]]) -> None:
     machine = {"system": f"{platform.system()} {platform.machine()}", "python": platform.python_version()}
     output.write_text(json.dumps({"machine": machine, "plans": plans}, indent=1) + "\n")
-    versions = ", ".join(f"{name} {version}" for name, version in plans[0]["versions"].items())
+    used = {name: sorted({found["versions"][name] for found in plans}) for name in plans[0]["versions"]}
+    versions = ", ".join(f"{name} {' and '.join(each)}" for name, each in used.items())
     heading = (
         "# Plans for TPUs, compiled ahead of time\n\n`python -m benchmarks.plan_tpu`, on a machine without TPUs; "
-        f"{versions}.\n\n"
+        f"{versions} (which for which plan: in the JSON).\n\n"
         "GB are 10^9 bytes. Products in bfloat16, a vocabulary of 30,522, the paper's 256 million rows whatever the\n"
         "batch. TFLOP are model FLOPs; XLA's count is of the step as it is written, norms and softmax included. Rates\n"
         "and hours are what 50 % of the peak would give: no measurement. Memory is the compiler's own account.\n\n"

@@ -258,8 +258,8 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# Settings that older folders do not have: their defaults are what was done before there was a choice.
-ADDED_LATER = {"TrainConfig": {"attention"}}
+# Settings that older folders do not have, and what was done before there was a choice.
+ADDED_LATER: dict[str, dict[str, Any]] = {"TrainConfig": {"attention": "xla"}}
 
 
 def from_dict(kind: Any, values: dict[str, Any]) -> Any:
@@ -269,7 +269,8 @@ def from_dict(kind: Any, values: dict[str, Any]) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"{kind.__name__}: found {values!r}, expected its fields")
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    missing = sorted(fields.keys() - values.keys() - ADDED_LATER.get(kind.__name__, set()))
+    values = ADDED_LATER.get(kind.__name__, {}) | values
+    missing = sorted(fields.keys() - values.keys())
     unknown = sorted(values.keys() - fields.keys())
     if unknown or missing:
         raise ValueError(f"{kind.__name__}: unknown fields {unknown}, missing fields {missing}")

@@ -37,6 +37,8 @@ class _Unheard:
 @contextlib.contextmanager
 def errors_need_no_reader() -> Iterator[None]:
     """For as long as it lasts nothing that is written to standard error fails."""
-    stderr: Any = _Unheard(sys.stderr)
-    with contextlib.redirect_stderr(stderr):
-        yield
+    with contextlib.ExitStack() as closing:
+        # Closed before the start (`2>&-`), it is None.
+        stderr: Any = sys.stderr or closing.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        with contextlib.redirect_stderr(_Unheard(stderr)):  # type: ignore[type-var]
+            yield

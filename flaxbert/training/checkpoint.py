@@ -71,10 +71,13 @@ class Checkpoints:
         try:
             self._opened().save(step, args=arguments, metrics=held_out or {}, force=True)
         except SAVE_ERRORS as raised:
+            if jax.process_count() > 1:  # the others are inside Orbax by now, where nothing tells them
+                raise OSError(
+                    f"checkpoint {self._folder / str(step)} could not be begun: {reason_of(raised)}"
+                ) from raised
             error = raised
-            MEETING.fail(reason_of(error))
         self._under_way = step, error
-        if error is not None and jax.process_count() == 1:  # of several, all have to be at the same place to agree
+        if error is not None:
             self.wait()
         return time.perf_counter() - began
 

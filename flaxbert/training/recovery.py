@@ -111,28 +111,35 @@ def kept_aside(path: pathlib.Path) -> Iterator[None]:
             _settle_replaced(path.parent)
 
 
-def _settle_replaced(folder: pathlib.Path) -> None:
-    """What was to be replaced goes where another has come, and comes back where none has."""
+def _settle_replaced(folder: pathlib.Path, say: Callable[[str], None] = lambda sentence: None) -> None:
+    """What was to be replaced goes where a whole one has come, and comes back where none has."""
     for aside in folder.glob(f"{REPLACED}*"):
         path = aside.with_name(aside.name.removeprefix(REPLACED))
-        if find_damage(path) is None:
+        if find_damage(path) is None or find_damage(aside) is not None:
             shutil.rmtree(aside, ignore_errors=True)
-        elif not path.exists():
-            aside.rename(path)
+            continue
+        if path.exists():
+            damaged = path.rename(_free_name(_damaged_name(path)))
+            say(f"checkpoint {path} is damaged: set aside as {damaged.name}, the one that it replaced is there again")
+        aside.rename(path)
 
 
 def _set_damaged_aside(folder: pathlib.Path, say: Callable[[str], None]) -> int | None:
-    _settle_replaced(folder)
+    _settle_replaced(folder, say)
     newest, damaged = newest_whole(folder)
     if newest is not None:
         mark_saved(folder)
     older = [folder / str(step) for step in _steps(folder) if newest is not None and step < newest]
     damaged += [Damaged(path, reason) for path in older if (reason := find_damage(path, LISTED)) is not None]
     for path, reason in damaged:
-        aside = _free_name(folder / f"damaged-{int(path.name):06}")
+        aside = _free_name(_damaged_name(path))
         path.rename(aside)
         say(f"checkpoint {path} is damaged ({reason}): set aside as {aside.name}, the newest whole is {newest}")
     return newest
+
+
+def _damaged_name(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"damaged-{int(path.name):06}")
 
 
 def _free_name(path: pathlib.Path) -> pathlib.Path:

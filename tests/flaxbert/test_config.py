@@ -137,10 +137,10 @@ def test_an_experiment_comes_back_from_json_as_it_went(name):
     assert from_dict(Experiment, json.loads(json.dumps(dataclasses.asdict(experiment)))) == experiment
 
 
-def test_a_folder_from_before_a_setting_was_added_is_read_with_its_default():
+def test_a_folder_from_before_a_setting_was_added_is_read_with_what_was_done_then():
     older = dataclasses.asdict(Experiment())
     del older["train"]["attention"]
-    assert from_dict(Experiment, older) == Experiment()
+    assert from_dict(Experiment, older) == Experiment(train=TrainConfig(attention="xla"))
 
 
 @pytest.mark.parametrize("spoil, words", [

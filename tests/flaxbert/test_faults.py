@@ -245,6 +245,13 @@ def test_a_launch_to_which_nobody_listens_trains_all_the_same(start, tmp_path):
     assert steps_saved(tmp_path / "run") == STEPS
 
 
+def test_a_command_that_is_started_without_standard_error_says_what_it_says_to_nobody():
+    """As `2>&-` and some supervisors start it: there is no `sys.stderr` then."""
+    command = f"{sys.executable} -m flaxbert evaluate /nowhere --text /nothing 2>&-"
+    done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stdout) == (cli.USER_ERROR, "")
+
+
 def test_three_saves_that_fail_end_a_launch_with_a_sentence_and_the_checkpoint_before_stays(start, begun):
     """Lines of metrics fit on this disk, the arrays of a checkpoint do not."""
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "

@@ -110,6 +110,13 @@ def test_a_backend_that_is_wrong_is_left_out_however_fast(long, mesh, on_tpu, mo
     assert said[0].startswith("attention by fused is left out: its results are up to")
 
 
+def test_a_gradient_that_is_no_number_is_seen(long, mesh, monkeypatch):
+    ones, none = np.ones(3), np.full(3, np.nan)
+    results = {"fused": [ones, ones, none, ones], "xla": [ones] * 4}
+    monkeypatch.setattr(attention_choice, "_results", lambda backend, request, ids: results[backend])
+    assert np.isnan(deviation("fused", request_of(long, mesh)))
+
+
 @pytest.mark.parametrize("packing", [1, 4])
 def test_a_kernel_that_is_right_is_told_from_one_that_is_wrong(long, mesh, monkeypatch, packing):
     request = request_of(dataclasses.replace(long, data=dataclasses.replace(long.data, packing=packing)), mesh)

@@ -172,6 +172,17 @@ def test_a_kill_while_a_checkpoint_is_replaced_leaves_one_of_the_two(run, come):
     assert not aside.exists() and find_damage(path) is None
 
 
+def test_a_checkpoint_comes_back_where_the_one_that_replaced_it_is_damaged(run):
+    newest = max(saved_steps(str(run)))
+    path = run / "checkpoints" / str(newest)
+    shutil.copytree(path, path.with_name(f"{REPLACED}{newest}"))
+    truncate(path)
+    said = []
+    assert settle_newest(str(run), said.append) == newest
+    assert find_damage(path) is None and len(said) == 1 and f"damaged-{newest:06}" in said[0]
+    assert not path.with_name(f"{REPLACED}{newest}").exists()
+
+
 def test_what_is_set_aside_is_neither_listed_nor_deleted(run):
     truncate(run / "checkpoints" / "3")
     left = everything(run / "checkpoints" / "3")
