@@ -3,10 +3,10 @@
     python -m benchmarks.plan_tpu --output benchmarks/results/plan_tpu.json [--search N]
 
 Plans base and large at lengths 128 and 512 on four slices, bfloat16 products, as `flaxbert plan` does: the real step is
-compiled ahead of time by libtpu (extra `tpu`), on a machine without TPUs, with attention written out: what kernels save is
-`benchmarks.attention_tpu`'s question. A batch is the paper's 256 rows where that leaves each chip a few; every schedule
-sees the paper's 256 million rows. Writes the key figures as JSON, and beside it the same as a table in Markdown; what
-the file already holds is not planned again.
+compiled ahead of time by libtpu (extra `tpu`), on a machine without TPUs, with attention written out: what kernels save
+is the question of `benchmarks.attention_tpu`. A batch is the paper's 256 rows where that leaves each chip a few; every
+schedule sees the paper's 256 million rows. Writes the key figures as JSON, and beside it the same as a table in
+Markdown; what the file already holds is not planned again.
 """
 
 import argparse
