@@ -59,8 +59,10 @@ def _masked(history: History, floor: float | None) -> list[Chart]:
 
 
 def _pairs(history: History, pairs: str) -> list[Chart]:
+    told = history.held_out if history.all_held_out else history.train  # before the first evaluation
+
     def level(label: str, number: Callable[[Record], float]) -> Curve:
-        return Curve(label, _stretches(history.held_out, number), "level")
+        return Curve(label, _stretches(told, number), "level")
 
     guessed = level("entropy of the labels", label_entropy)
     common = level("always the commoner label", lambda record: 100 * majority(record))

@@ -130,6 +130,7 @@ def test_a_run_is_shown_however_far_it_has_come(run, tmp_path):
         page = page_of(run, tmp_path)
     assert "The run is going on: 20 of" in page and "not evaluated yet" in page
     assert "Masked tokens: loss" in charts_on(page) and "MFU" not in charts_on(page)
+    assert "always the commoner label" in page, "a chart that speaks of its dotted line has one"
     assert "the peak of these devices is not known" in page and "No update was skipped" in page
 
 
