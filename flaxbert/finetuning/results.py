@@ -8,6 +8,7 @@ from typing import Any
 
 from flaxbert.finetuning.metrics import rank
 from flaxbert.finetuning.tasks import Task
+from flaxbert.terminal import Tables
 from flaxbert.training.files import write_atomically
 
 RESULTS = "results.json"
@@ -55,10 +56,8 @@ def _over_seeds(values: list[float | None]) -> dict[str, float | None]:
 
 def show(task: Task, found: dict[str, Any], workdir: Path) -> None:
     """Prints the table and writes it as results.json."""
-    from rich.console import Console
-
     write_atomically(workdir / RESULTS, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    console = Console(highlight=False, markup=False)
+    console = Tables()
     console.print(_table(task, found["rows"]))
     for row in found["rows"]:
         if row["diverged"]:

@@ -31,13 +31,13 @@ def show(report: Report, json_file: str | None = None, plot_file: str | None = N
 
     Raises ValueError for a file that cannot be written.
     """
-    from rich.console import Console
+    from flaxbert.terminal import Tables
 
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if json_file == TO_STANDARD_OUTPUT:
         print(text, end="")
     else:
-        _print(report, Console(highlight=False))
+        _print(report, Tables())
         if json_file is not None:
             write_output("--json", json_file, text.encode("utf-8"))
             print(f"written: {json_file}")
@@ -62,7 +62,7 @@ def _print(report: Report, console: "Console") -> None:
     if any(line["measure"] == "repeated sentences" and line["verdict"] != "ok" for line in lines):
         console.print("\nSentences whose repeats hold most tokens:")
         for example in facts["examples"]:
-            console.print(f"  {example['times']:,} times: {_shortened(example['text'])}", markup=False)
+            console.print(f"  {example['times']:,} times: {_shortened(example['text'])}")
     console.print()
     console.print(_streams(report))
 

@@ -11,15 +11,14 @@ if TYPE_CHECKING:
 def fill_mask(model: str, texts: list[str], top: int = 5) -> None:
     """Prints the `top` guesses of a run, an export or a Hugging Face directory for each [MASK] of each text."""
     # Imported here: --help must not wait for JAX.
-    from rich.console import Console
-
+    from flaxbert.terminal import Tables
     from flaxbert.tools.load import load
 
     if not texts:
         raise ValueError("no text given: expected at least one with a [MASK] in it")
     loaded = load(model)
     answers = [(text, loaded.fill_mask(text, top)) for text in texts]
-    console = Console()
+    console = Tables()
     for text, masks in answers:
         for number, fills in enumerate(masks, start=1):
             console.print(_table(text, fills, f"[MASK] {number} of {len(masks)}" if len(masks) > 1 else ""))

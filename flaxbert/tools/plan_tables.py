@@ -17,14 +17,14 @@ def show(plans: list[Plan], json_file: str | None = None) -> None:
     """Prints the plan of each phase as tables, or as JSON alone where `json_file` is `-`; writes the file that is asked
     for. The JSON of a run without phases is its plan, else `phases` lists them.
     """
-    from rich.console import Console
+    from flaxbert.terminal import Tables
 
     content = plans[0] if len(plans) == 1 else {"phases": plans}
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if json_file == TO_STANDARD_OUTPUT:
         print(text, end="")
         return
-    console = Console(highlight=False, markup=False)
+    console = Tables()
     for number, plan in enumerate(plans):
         if len(plans) > 1:
             console.rule(f"phase {number + 1} of {len(plans)}", align="left")

@@ -4,8 +4,9 @@ import json
 import pathlib
 import shlex
 
-from rich.console import Console
 from rich.table import Table
+
+from flaxbert.terminal import Tables
 
 CORPUS, RUN, EXPORT = "corpus", "run", "export"
 
@@ -40,7 +41,7 @@ def corpus_folder(folder: str) -> str:
 
 def announce(command: list[str]) -> None:
     """Shows the command that comes next."""
-    Console().print(f"\n$ {shlex.join(['flaxbert', *command])}", style="bold", markup=False, soft_wrap=True)
+    Tables().print(f"\n$ {shlex.join(['flaxbert', *command])}", style="bold", soft_wrap=True)
 
 
 def show_what_it_learnt(folder: str, unigram_entropy: float) -> None:
@@ -58,12 +59,12 @@ def show_what_it_learnt(folder: str, unigram_entropy: float) -> None:
     table.add_row("masked words, accuracy", f"{last['mlm_accuracy']:.1%}", "", "")
     nsp = f"{last['nsp_accuracy']:.1%}"
     table.add_row("next sentence, accuracy", nsp, f"{majority:.1%}", "always the commoner label")
-    Console().print(table)
+    Tables().print(table)
 
 
 def say_what_is_next(folder: str) -> None:
     """The three commands for a text of one's own."""
-    Console(markup=False).print(
+    Tables().print(
         f"\nThe model is in {pathlib.Path(folder) / EXPORT}; transformers loads it with "
         "AutoModelForPreTraining.from_pretrained.\nNow on your own text (an empty line between documents):\n\n"
         "  flaxbert prepare YOUR_TEXT.txt --output corpus\n"

@@ -3,15 +3,14 @@
 import contextlib
 import json
 import math
-import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flaxbert.config import ModelConfig
+from flaxbert.terminal import Lines
 from flaxbert.training.files import write_atomically
 from flaxbert.training.tensorboard import Record, open_board
 
@@ -147,26 +146,10 @@ def whole_lines(path: pathlib.Path) -> list[str]:
     return whole
 
 
-class _Console(Console):
-    """A console that nobody need listen to: rich's own ends the program where the reader of its pipe has gone."""
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Nor need there be room for what is said, where it goes to a file."""
-        try:
-            super().print(*objects, **options)
-        except OSError:
-            self.on_broken_pipe()
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        with contextlib.suppress(OSError):  # what is left in the buffer would fail once more at the exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-
-
 @contextlib.contextmanager
 def _console(first_step: int, steps: int) -> Iterator[Report]:
     """A live line on a terminal, else a plain line for each record."""
-    console = _Console(stderr=True, highlight=False, markup=False)  # a path may hold brackets
+    console = Lines()
     if not console.is_terminal:
         yield Report(
             lambda step: None,

@@ -15,7 +15,7 @@ from data_pipeline.prepare import prepare
 from data_pipeline.store import open_corpus
 from data_pipeline.stream import first_batch
 from data_pipeline.tokenizer import SPECIAL_PIECES
-from flaxbert import cli
+from flaxbert import cli, launches
 from flaxbert.config import PRESETS, Experiment, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
 from flaxbert.phases import Phase
 from flaxbert.sharding import make_mesh
@@ -168,7 +168,7 @@ def test_advice_never_fails_and_says_so_where_nothing_fits():
 def test_the_command_prints_what_its_json_says_and_never_imports_tensorflow(corpus):
     code = f"""
 import sys
-from flaxbert import cli
+from flaxbert import cli, launches
 status = cli.main(["plan", "bert_tiny", "--corpus", {str(corpus)!r}, "--json", "-", *{FLAGS!r}])
 assert "tensorflow" not in sys.modules, "the command imports TensorFlow"
 sys.exit(status)
@@ -221,8 +221,8 @@ def test_a_run_knows_what_its_step_takes_without_compiling_it_again(found):
 def test_several_processes_name_what_the_step_needs_and_the_flags_of_its_phase(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     said = "a larger --phases.1.microbatches, a smaller --phases.1.batch-size or `flaxbert plan` help"
-    assert cli._what_would_fit(EXPERIMENT, 1, None) == said
-    assert cli._what_would_fit(EXPERIMENT, 1, 8_600_000_000) == f"the step needs 8.6 GB of each device; {said}"
+    assert launches._what_would_fit(EXPERIMENT, 1, None) == said
+    assert launches._what_would_fit(EXPERIMENT, 1, 8_600_000_000) == f"the step needs 8.6 GB of each device; {said}"
 
 
 def test_the_hours_of_phases_are_those_of_their_steps_and_added_up(found, capsys, monkeypatch):
