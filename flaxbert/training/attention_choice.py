@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import json
+import pathlib
 import statistics
 import time
 from collections.abc import Callable
@@ -16,12 +18,15 @@ from jax.sharding import Mesh
 from flaxbert.config import Experiment, MeshConfig
 from flaxbert.model.attention import PLATFORMS, Request, attention, refusal
 from flaxbert.sharding import make_mesh
+from flaxbert.training.files import write_atomically
 
 REPEATS = 5  # of which the median counts
 CALLS = 10  # of one repeat: a call's own cost, some 50 us, must not be what is measured
 
 # Of the largest entry: rounding stays far below it, TF32's too; a wrong mask, scale or dropout does not.
 MOST_DEVIATION = 0.05
+
+KEPT = "attention.json"  # in a run's folder: what was measured there
 
 # What `plan` takes for `auto`, as it cannot measure on devices that need not be there.
 FORETOLD = {"tpu": "fused"}
@@ -74,19 +79,43 @@ def foretold(experiment: Experiment, mesh: Mesh) -> Experiment:
     return with_attention(experiment, likely if likely in candidates(experiment, mesh) else "xla")
 
 
-def chosen(experiment: Experiment, mesh: Mesh, say: Callable[[str], None]) -> Experiment:
+def chosen(experiment: Experiment, mesh: Mesh, say: Callable[[str], None], workdir: str) -> Experiment:
     """The experiment with a backend in place of `auto`: the fastest as the first process measures it, forward and
     backward, for all processes. Says which, and leaves out those that do not compile or run, or are wrong.
+
+    It is kept in the run's folder, for each shape and kind of device: a run that goes on rounds as it did before.
     """
     names = candidates(experiment, mesh)
     if experiment.train.attention != "auto" or names == ["xla"]:  # which is what a step does for `auto`
         return experiment
     best = 0
     if jax.process_index() == 0:
-        best = names.index(_fastest(tuple(names), request_of(experiment, mesh), say))
+        best = names.index(_kept_or_fastest(tuple(names), request_of(experiment, mesh), say, pathlib.Path(workdir)))
     if jax.process_count() > 1:
         best = int(multihost_utils.broadcast_one_to_all(np.int64(best)))
     return with_attention(experiment, names[best])
+
+
+def _kept_or_fastest(
+    names: tuple[str, ...], request: Request, say: Callable[[str], None], workdir: pathlib.Path
+) -> str:
+    shape = ", ".join(f"{name} {value}" for name, value in request._asdict().items())
+    place, kept = f"{jax.local_devices()[0].device_kind}: {shape}", _kept(workdir)
+    if kept.get(place) in names:
+        say(f"attention by {kept[place]}, as this run began")
+        return str(kept[place])
+    best = _fastest(names, request, say)
+    write_atomically(workdir / KEPT, json.dumps(kept | {place: best}, indent=1) + "\n")
+    return best
+
+
+def _kept(workdir: pathlib.Path) -> dict[str, Any]:
+    """What the run has chosen before; nothing where that cannot be read: it is then measured again."""
+    try:
+        found = json.loads((workdir / KEPT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _fastest(names: tuple[str, ...], request: Request, say: Callable[[str], None]) -> str:

@@ -76,37 +76,57 @@ def test_a_backend_that_cannot_is_refused_before_the_first_step(experiment, mesh
         build_functions(with_attention(experiment, backend), mesh)
 
 
-def test_on_a_cpu_nothing_is_measured(long, mesh, monkeypatch):
+def test_on_a_cpu_nothing_is_measured(long, mesh, monkeypatch, tmp_path):
     monkeypatch.setattr(attention_choice, "measure", None)
-    assert chosen(long, mesh, pytest.fail) == long
+    assert chosen(long, mesh, pytest.fail, tmp_path) == long
     assert candidates(long, mesh) == ["xla"]
 
 
-def test_the_fastest_is_taken_and_the_log_says_so(long, mesh, on_tpu):
+def test_the_fastest_is_taken_and_the_log_says_so(long, mesh, on_tpu, tmp_path):
     on_tpu.update(xla=0.004, fused=0.0025)
     said = []
-    for _ in range(2):
-        assert chosen(long, mesh, said.append).train.attention == "fused"
+    for run in ("one", "other"):
+        (tmp_path / run).mkdir()
+        assert chosen(long, mesh, said.append, tmp_path / run).train.attention == "fused"
+        on_tpu.clear()  # a shape is measured once
     assert said == ["attention by fused (xla 4 ms, fused 2.5 ms for 2 rows of 128, forward and backward)"] * 2
-    on_tpu.clear()
-    assert chosen(long, mesh, said.append).train.attention == "fused", "a shape is measured once"
 
 
-def test_a_backend_that_fails_is_left_out_with_a_sentence(long, mesh, on_tpu):
+def test_a_run_that_goes_on_keeps_its_backend(long, mesh, on_tpu, tmp_path):
+    on_tpu.update(xla=0.004, fused=0.0025)
+    assert chosen(long, mesh, [].append, tmp_path).train.attention == "fused"
+    attention_choice._measured.cache_clear()
+    on_tpu.update(fused=0.005)
+    said = []
+    assert chosen(long, mesh, said.append, tmp_path).train.attention == "fused"
+    assert said == ["attention by fused, as this run began"]
+    longer = dataclasses.replace(long, train=dataclasses.replace(long.train, batch_size=8))
+    assert chosen(longer, mesh, said.append, tmp_path).train.attention == "xla", "another shape is measured"
+    assert chosen(long, mesh, said.append, tmp_path).train.attention == "fused", "and the first is kept"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"cpu: rows 2": "none of ours"}'])
+def test_a_kept_choice_that_cannot_be_read_is_made_again(long, mesh, on_tpu, tmp_path, content):
+    on_tpu.update(xla=0.004, fused=0.0025)
+    (tmp_path / attention_choice.KEPT).write_text(content)
+    assert chosen(long, mesh, [].append, tmp_path).train.attention == "fused"
+
+
+def test_a_backend_that_fails_is_left_out_with_a_sentence(long, mesh, on_tpu, tmp_path):
     on_tpu.update(xla=0.004, fused=RuntimeError("Mosaic failed\nto compile"), splash=0.002)
     said = []
-    assert chosen(long, mesh, said.append).train.attention == "xla", "splash has no dropout"
+    assert chosen(long, mesh, said.append, tmp_path).train.attention == "xla", "splash has no dropout"
     assert said[0] == "attention by fused is left out: RuntimeError: Mosaic failed to compile"
     without = dataclasses.replace(long, model=dataclasses.replace(long.model, attention_dropout=0.0))
-    assert chosen(without, mesh, said.append).train.attention == "splash"
+    assert chosen(without, mesh, said.append, tmp_path).train.attention == "splash"
 
 
 @pytest.mark.parametrize("off", [0.2, float("nan")])
-def test_a_backend_that_is_wrong_is_left_out_however_fast(long, mesh, on_tpu, monkeypatch, off):
+def test_a_backend_that_is_wrong_is_left_out_however_fast(long, mesh, on_tpu, monkeypatch, off, tmp_path):
     on_tpu.update(xla=0.004, fused=0.001)
     monkeypatch.setattr(attention_choice, "deviation", lambda backend, request: off)
     said = []
-    assert chosen(long, mesh, said.append).train.attention == "xla"
+    assert chosen(long, mesh, said.append, tmp_path).train.attention == "xla"
     assert said[0].startswith("attention by fused is left out: its results are up to")
 
 
@@ -130,16 +150,16 @@ def test_a_kernel_that_is_right_is_told_from_one_that_is_wrong(long, mesh, monke
     assert deviation("fused", request) > attention_choice.MOST_DEVIATION, "no mask"
 
 
-def test_a_named_backend_is_not_measured(long, mesh, on_tpu):
-    assert chosen(with_attention(long, "xla"), mesh, pytest.fail).train.attention == "xla"
+def test_a_named_backend_is_not_measured(long, mesh, on_tpu, tmp_path):
+    assert chosen(with_attention(long, "xla"), mesh, pytest.fail, tmp_path).train.attention == "xla"
 
 
-def test_other_processes_take_what_the_first_has_chosen(long, mesh, on_tpu, monkeypatch):
+def test_other_processes_take_what_the_first_has_chosen(long, mesh, on_tpu, monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(attention_choice.multihost_utils, "broadcast_one_to_all", lambda own: np.int64(1))
     assert candidates(long, mesh)[1] == "fused"
-    assert chosen(long, mesh, pytest.fail).train.attention == "fused"
+    assert chosen(long, mesh, pytest.fail, tmp_path).train.attention == "fused"
 
 
 def test_a_plan_takes_fused_for_a_tpu_where_it_can(experiment, long, mesh, on_tpu):
