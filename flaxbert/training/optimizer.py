@@ -35,12 +35,26 @@ class AdamState(NamedTuple):
     v: Any
 
 
-def make_optimizer(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Gradients clipped to a global norm, then the update that `config.name` names at the rate of `schedule`."""
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam_family(config, schedule))
+def make_optimizer(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformationExtraArgs:
+    """Gradients clipped to a global norm, then the update that `config.name` names at the rate of `schedule`; none
+    where `accepted`, an argument of the update by name, is false. A skipped update still moves the run along the curve.
+    """
+    return optax.chain(clip_to_norm(config.clip_norm), adam_family(config, schedule))
 
 
-def adam_family(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
+def clip_to_norm(most: float) -> optax.GradientTransformation:
+    """Gradients scaled to a global norm of `most` where theirs is larger, as TensorFlow's `clip_by_global_norm` does:
+    by one factor, which joins the pass of the update. That of optax writes the scaled gradients to memory first.
+    """
+
+    def update(gradients: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+        scale = most / jnp.maximum(optax.tree.norm(gradients), most)
+        return jax.tree.map(lambda g: g * scale, gradients), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def adam_family(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformationExtraArgs:
     """Adam, AdamW or LAMB: epsilon outside the root, decoupled decay inside the learning rate, on all but biases and
     LayerNorm. `param -= lr * (m / (sqrt(v) + epsilon) + decay * param)` is the reference's Adam.
 
@@ -55,13 +69,20 @@ def adam_family(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTr
         zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
         return AdamState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.copy, zeros))
 
-    def update(gradients: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
-        rate, count = schedule(state.count), state.count + 1
+    def update(
+        gradients: Any, state: AdamState, params: Any = None, *, accepted: jax.Array | bool = True, **_: Any
+    ) -> tuple[Any, AdamState]:
+        rate, count = jnp.where(accepted, schedule(state.count), 0.0), state.count + 1
+        keep_m, keep_v = (jnp.where(accepted, b, 1.0) for b in (config.b1, config.b2))
         m_share, v_share = (_bias_correction(b, count) if rule.bias_correction else 1.0 for b in (config.b1, config.b2))
 
         def leaf(path: Any, g: jax.Array, m: jax.Array, v: jax.Array, param: jax.Array) -> tuple[jax.Array, ...]:
-            m = config.b1 * m + (1 - config.b1) * g
-            v = config.b2 * v + (1 - config.b2) * jnp.square(g)
+            g = jnp.where(accepted, g, 0.0)
+            m = keep_m * m + (1 - config.b1) * g
+            v = keep_v * v + (1 - config.b2) * jnp.square(g)
+            # Written before they are read: else XLA works them out a second time for the parameter, from gradient and
+            # old moments, of which it then needs copies.
+            m, v = jax.lax.optimization_barrier((m, v))
             direction = (m / m_share) / (jnp.sqrt(v / v_share) + config.epsilon)
             name = path_name(path)
             if not NOT_DECAYED.search(name):
@@ -75,7 +96,7 @@ def adam_family(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTr
         updates, m, v = jax.tree.transpose(jax.tree.structure(gradients), jax.tree.structure((0, 0, 0)), results)
         return updates, AdamState(count, m, v)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _bias_correction(b: float, count: jax.Array) -> jax.Array:
@@ -87,14 +108,3 @@ def _with_norm_of(param: jax.Array, direction: jax.Array) -> jax.Array:
     """`direction` scaled to the norm of `param`; as it is where either norm is zero."""
     wanted, found = (jnp.sqrt(jnp.sum(jnp.square(x))) for x in (param, direction))
     return direction * jnp.where((wanted > 0) & (found > 0), wanted / found, 1.0)
-
-
-def skipped_unless(accepted: jax.Array, new: Any, old: Any) -> Any:
-    """`new` where `accepted`, else `old`; but what counts updates goes on, so that a skipped one, like any other, moves
-    the run along its learning-rate curve.
-    """
-
-    def leaf(n: jax.Array, o: jax.Array) -> jax.Array:
-        return jnp.where(accepted, n, o) if jnp.issubdtype(n.dtype, jnp.floating) else n
-
-    return jax.tree.map(leaf, new, old)

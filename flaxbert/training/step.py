@@ -16,7 +16,7 @@ from flaxbert.sharding import batch_sharding, constrain, host_share, state_shard
 from flaxbert.training.attention_choice import check_attention
 from flaxbert.training.guard import Guard, Verdict, judge, new_guard
 from flaxbert.training.objective import SUMS, Sums, Weights, loss_and_sums, weights_of, zero_sums
-from flaxbert.training.optimizer import make_optimizer, skipped_unless
+from flaxbert.training.optimizer import make_optimizer
 from flaxbert.training.schedule import Schedule, run_schedule
 
 Batch = dict[str, jax.Array]
@@ -89,11 +89,10 @@ def train_step(
     norm = optax.tree.norm(gradients)
     verdict, guard = judge(state.guard, loss, norm, experiment.train.skip_spikes)
 
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-    params, optimizer_state = skipped_unless(
-        verdict.accepted, (optax.apply_updates(state.params, updates), optimizer_state),
-        (state.params, state.optimizer_state),
-    )  # fmt: skip
+    updates, optimizer_state = optimizer.update(
+        gradients, state.optimizer_state, state.params, accepted=verdict.accepted
+    )
+    params = optax.apply_updates(state.params, updates)
     sums = jax.tree.map(jnp.add, state.sums, _counted(sums, norm, verdict))
     outcome = StepOutcome(loss, norm, verdict.finite, verdict.spike, guard.not_finite, jnp.max(batch["stop"]) > 0)
     return TrainState(state.step + 1, params, optimizer_state, guard, sums), outcome
