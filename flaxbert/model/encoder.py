@@ -43,11 +43,23 @@ def layer_norm(config: ModelConfig, name: str | None = None) -> nn.LayerNorm:
     return nn.LayerNorm(config.layer_norm_epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)
 
 
+class Dense(nn.DenseGeneral):
+    """Takes all tokens as one line, [N, ...] and not [B, S, ...]: the gradient of a kernel is a sum over tokens, and
+    for a sum over two axes XLA first writes the gradients of the output to memory once more, transposed.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        axes = 1 if isinstance(self.axis, int) else len(self.axis)
+        y: jax.Array = super().__call__(x.reshape(-1, *x.shape[-axes:]))
+        return y.reshape(*x.shape[:-axes], *y.shape[1:])
+
+
 def dense(
     config: ModelConfig, features: int | tuple[int, ...], dtype: Any, name: str | None = None, axis: Any = -1
-) -> nn.DenseGeneral:
-    """A dense layer whose product is in `dtype` and whose parameters are float32."""
-    return nn.DenseGeneral(features, axis=axis, dtype=dtype, kernel_init=initializer(config), name=name)
+) -> Dense:
+    """A dense layer over the last axis, or the last ones, whose product is in `dtype`; its parameters are float32."""
+    return Dense(features, axis=axis, dtype=dtype, kernel_init=initializer(config), name=name)
 
 
 def activation(config: ModelConfig, x: jax.Array) -> jax.Array:

@@ -36,6 +36,7 @@ class MaskedLanguageModelHead(nn.Module):
         real = jnp.arange(cfg.padded_vocab_size) < cfg.vocab_size
         bias = jnp.where(real, bias, jnp.finfo(jnp.float32).min)
         logits = jnp.einsum(
-            "bpd,vd->bpv", x.astype(self.dtype), word_embedding.astype(self.dtype), preferred_element_type=jnp.float32
-        )
-        return constrain(logits + bias, "batch", None, "vocab")
+            "nd,vd->nv", x.reshape(-1, cfg.hidden_size).astype(self.dtype), word_embedding.astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )  # fmt: skip
+        return constrain((logits + bias).reshape(*x.shape[:2], -1), "batch", None, "vocab")
