@@ -1,0 +1,35 @@
+"""BERT-mini in about an hour on two CPU cores, from some 60 MB of text: enough to gain on small tasks.
+
+flaxbert prepare TEXT --output CORPUS --vocab-size 8000
+flaxbert pretrain bert_mini_hour --corpus CORPUS --workdir RUN
+
+A model first learns frequencies, then which words share a text, and then, at a bend of the curve, to look at the
+neighbours of a masked word. At length 64 or 128 that bend is many millions of tokens away, more than an hour has: each
+neighbour is one of a hundred words that attention, uniform at first, cannot tell apart. At length 16 it comes within
+the first 400 steps, and what was learnt there survives each doubling of the length. The rate is what 256 dimensions
+bear: at 2e-3 queries and keys drift, and attention falls onto single tokens before it has learnt places. The other
+devices are those of `quickstart`. What the run reached, and what that is worth on four tasks, stands in
+benchmarks/results.
+"""
+
+import dataclasses
+
+from flaxbert.config import PRESETS, DataConfig, Experiment, OptimizerConfig, TrainConfig
+from flaxbert.phases import Phase
+
+EXPERIMENT = Experiment(
+    model=dataclasses.replace(
+        PRESETS["mini"], max_length=128, dropout=0.0, attention_dropout=0.0, initializer_range=0.04,
+    ),
+    data=DataConfig(sequence_length=16, pairing="nsp-balanced", mask_rate=0.2, packing=2),
+    optimizer=OptimizerConfig(learning_rate=9e-4, warmup_steps=150, b2=0.99, epsilon=1e-9),
+    train=TrainConfig(
+        steps=7600, batch_size=128, log_every=100, eval_every=950, eval_batches=30, checkpoint_every=950,
+    ),
+    phases=(
+        Phase(steps=1400),
+        Phase(sequence_length=32, batch_size=64, steps=1400),
+        Phase(sequence_length=64, batch_size=32, steps=2600),
+        Phase(sequence_length=128, batch_size=16),
+    ),
+)  # fmt: skip
