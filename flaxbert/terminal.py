@@ -24,8 +24,8 @@ class Tables(Console):
 class Lines(Tables):
     """Standard error, for what nobody need listen to: nor need there be room for it where it goes to a file."""
 
-    def __init__(self) -> None:
-        super().__init__(stderr=True)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(stderr=True, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
         try:

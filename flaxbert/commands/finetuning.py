@@ -48,11 +48,15 @@ class Finetune:
     optimizer: Literal["adam", "adamw"] = "adam"
     """`adam`: the reference's, without bias correction. `adamw`: with it."""
     weight_decay: float = 0.01
+    dropout: float | None = None
+    """Of hidden states and attention alike. None: the model's own; one that was pretrained without may want 0.1."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products."""
 
     def __post_init__(self) -> None:
         check_folder("--workdir", self.workdir)
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout {self.dropout} is not in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`flaxbert finetune`: from flags to a searched grid."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from flaxbert.finetuning.search_folder import check_settings, write_settings
 from flaxbert.finetuning.tables import Columns
 from flaxbert.finetuning.tasks import Task, find_task
 from flaxbert.finetuning.tuning import Cell, Split, read_split
+from flaxbert.interop.architectures import Checkpoint
 from flaxbert.tools.embed import parse_layers
 from flaxbert.tools.folders import is_run, model_folder
 from flaxbert.tools.load import load
@@ -52,14 +54,23 @@ def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], N
     check_settings(workdir, settings, {name: each.path for name, each in examples.items()})
     optimizer = OptimizerConfig(name=arguments.optimizer, weight_decay=arguments.weight_decay)
     grid = Grid(
-        task, init.resolve().name, model.checkpoint, init / "tokenizer" if is_run(init) else model_folder(init), splits,
-        columns, workdir, optimizer, arguments.compute_dtype, arguments.frozen, arguments.fresh, layers,
-        arguments.train_examples,
+        task, init.resolve().name, _begun_with(model.checkpoint, arguments.dropout),
+        init / "tokenizer" if is_run(init) else model_folder(init), splits, columns, workdir, optimizer,
+        arguments.compute_dtype, arguments.frozen, arguments.fresh, layers, arguments.train_examples,
     )  # fmt: skip
     with only_launch(arguments.workdir):
         write_settings(workdir, settings, cells)
         results, kept = search(grid, cells, stop, say)
         show(task, summarize(task, results, kept), workdir)
+
+
+def _begun_with(pretrained: Checkpoint, dropout: float | None) -> Checkpoint:
+    """With the dropout that is asked for, which the fine-tuned model's configuration then tells of."""
+    if dropout is None:
+        return pretrained
+    return pretrained._replace(
+        config=dataclasses.replace(pretrained.config, dropout=dropout, attention_dropout=dropout)
+    )
 
 
 def _bilstm_layers(arguments: Finetune, task: Task, num_layers: int) -> tuple[int, ...]:
@@ -133,7 +144,9 @@ def _check_segments(splits: dict[str, Split], segment_types: int) -> None:
 
 def _settings(arguments: Finetune, task: Task, model: Any, splits: dict[str, Split]) -> dict[str, Any]:
     """What makes the results of a cell what they are; the grid itself may grow."""
-    kept = ("frozen", "fresh", "optimizer", "weight_decay", "compute_dtype", "train_examples", "bilstm_layers")
+    kept = (
+        "frozen", "fresh", "optimizer", "weight_decay", "dropout", "compute_dtype", "train_examples", "bilstm_layers",
+    )  # fmt: skip
     return {
         "format_version": FORMAT_VERSION,
         "task": task.name, "init": str(Path(arguments.init).absolute()), "weights": _digest(model.params),

@@ -127,6 +127,24 @@ def test_a_search_goes_on_only_with_its_own_settings_and_may_grow(model, tmp_pat
     assert "train.jsonl has changed" in said and "dev.jsonl has changed" in said
 
 
+def test_dropout_is_that_of_the_model_or_the_one_asked_for(model, tmp_path, capsys):
+    data = write_data(tmp_path / "data", classification, train=32)
+    flags = ("--epochs", "1", "--learning-rates", "5e-3", "--batch-sizes", "16", "--max-length", "16")
+    own = json.loads((model / "config.json").read_text())["hidden_dropout_prob"]
+    losses = {}
+    for name, more in (("own", ()), ("same", ("--dropout", str(own))), ("other", ("--dropout", "0.4"))):
+        assert finetune("classification", model, data, tmp_path / name, *flags, *more) == cli.DONE
+        (cell,) = (tmp_path / name / "cells").glob("*.json")
+        losses[name] = json.loads(cell.read_text())["loss"]
+    assert losses["own"] == losses["same"] != losses["other"]
+    config = json.loads((tmp_path / "other" / "best" / "config.json").read_text())
+    assert config["hidden_dropout_prob"] == config["attention_probs_dropout_prob"] == 0.4
+    assert finetune("classification", model, data, tmp_path / "other", *flags) == cli.USER_ERROR
+    assert "dropout was 0.4 and is now None" in capsys.readouterr().err
+    assert finetune("classification", model, data, tmp_path / "no", *flags, "--dropout", "1") == cli.USER_ERROR
+    assert "--dropout 1.0 is not in [0, 1)" in capsys.readouterr().err
+
+
 def test_a_grid_that_grows_keeps_the_best_model_of_all(model, tmp_path):
     """The first rate learns, the second one, which stands before it in the larger grid, does not."""
     data = write_data(tmp_path / "data", classification)
