@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from flaxbert.config import PRESETS, ModelConfig
+from flaxbert.terminal import Lines
 from flaxbert.training import metrics
 from flaxbert.training.metrics import flops_per_sequence, open_report, peak_flops
 
@@ -176,11 +177,8 @@ def test_a_sentence_keeps_its_brackets(tmp_path, capsys):
 def test_a_sentence_keeps_its_brackets_on_a_terminal_too(tmp_path, monkeypatch):
     import io
 
-    screen, kind = io.StringIO(), metrics._Console
-    monkeypatch.setattr(
-        metrics, "_Console",
-        lambda stderr, **options: kind(file=screen, force_terminal=True, width=200, **options),
-    )
+    screen = io.StringIO()
+    monkeypatch.setattr(metrics, "Lines", lambda: Lines(file=screen, force_terminal=True, width=200))
     with open_report(str(tmp_path), 0, 10) as report:
         report.say(BRACKETS)
     assert BRACKETS in screen.getvalue()
@@ -189,11 +187,8 @@ def test_a_sentence_keeps_its_brackets_on_a_terminal_too(tmp_path, monkeypatch):
 def test_a_terminal_shows_a_live_line(tmp_path, monkeypatch):
     import io
 
-    from rich.console import Console
-
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=200, highlight=False)
-    monkeypatch.setattr(metrics, "_Console", lambda **options: console)
+    monkeypatch.setattr(metrics, "Lines", lambda: Lines(file=screen, force_terminal=True, width=200))
     with open_report(str(tmp_path), 0, 1000) as report:
         report.step(2)
         report.record(train_record(2))
