@@ -1,15 +1,14 @@
-"""BERT-mini in about an hour on two CPU cores, from some 60 MB of text: enough to gain on small tasks.
+"""BERT-mini in about an hour on two CPU cores, from some 60 MB of text: past the bend of the curve.
 
 flaxbert prepare TEXT --output CORPUS --vocab-size 8000
 flaxbert pretrain bert_mini_hour --corpus CORPUS --workdir RUN
 
 A model first learns frequencies, then which words share a text, and then, at a bend of the curve, to look at the
-neighbours of a masked word. At length 64 or 128 that bend is many millions of tokens away, more than an hour has: each
-neighbour is one of a hundred words that attention, uniform at first, cannot tell apart. At length 16 it comes within
-the first 400 steps, and what was learnt there survives each doubling of the length. The rate is what 256 dimensions
-bear: at 2e-3 queries and keys drift, and attention falls onto single tokens before it has learnt places. The other
-devices are those of `quickstart`. What the run reached, and what that is worth on four tasks, stands in
-benchmarks/results.
+neighbours of a masked word. At length 64 that bend had not come after six million tokens: each neighbour is one of many
+words that attention, uniform at first, cannot tell apart. At length 16 it comes after some 400 steps, less than a
+million tokens, and what was learnt there survives each doubling of the length. The rate is what 256 dimensions bear: at
+2e-3 queries and keys drift, and attention falls onto single tokens before it has learnt places. The other devices are
+those of `quickstart`. What the run reached stands in benchmarks/results.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The command line: parses, joins the stream to the loop, and leaves the work to the rooms it belongs to."""
+"""The command line: parses, and leaves the work to the rooms it belongs to."""
 
 import dataclasses
 import importlib.metadata

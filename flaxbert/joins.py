@@ -1,4 +1,4 @@
-"""Where a prepared corpus meets a run: beside the command line, the only module that knows both."""
+"""Where a prepared corpus meets a run: this module, the launches and the command line alone know both."""
 
 import contextlib
 import pathlib

@@ -11,7 +11,7 @@ for _ in range(2000):
 sys.stdout.flush()
 print("done", file=sys.stderr)
 """
-LINES = TABLES.replace("Tables", "Lines").replace("sys.stdout.flush()", "")
+LINES = TABLES.replace("Tables", "Lines").partition("sys.stdout.flush")[0]
 
 
 def run(code, stdout, stderr=subprocess.PIPE):
@@ -32,8 +32,7 @@ def test_a_full_disk_is_an_error_on_standard_output_alone():
     with open("/dev/full", "w") as full:
         found = run(TABLES, full)
         assert found.returncode != 0 and "No space left" in found.stderr
-        assert run(LINES, subprocess.PIPE, full).returncode in (0, 120), "120: its last flush failed"
-        assert run(LINES.replace('print("done", file=sys.stderr)', ""), subprocess.PIPE, full).returncode == 0
+        assert run(LINES, subprocess.PIPE, full).returncode == 0
 
 
 def test_a_file_is_written_whoever_reads_the_tables(tmp_path):

@@ -168,7 +168,7 @@ def test_advice_never_fails_and_says_so_where_nothing_fits():
 def test_the_command_prints_what_its_json_says_and_never_imports_tensorflow(corpus):
     code = f"""
 import sys
-from flaxbert import cli, launches
+from flaxbert import cli
 status = cli.main(["plan", "bert_tiny", "--corpus", {str(corpus)!r}, "--json", "-", *{FLAGS!r}])
 assert "tensorflow" not in sys.modules, "the command imports TensorFlow"
 sys.exit(status)
