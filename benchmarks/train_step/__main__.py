@@ -2,7 +2,7 @@
 
     python -m benchmarks.make_batches --corpus CORPUS --output batches.npz
     python -m benchmarks.train_step --batches batches.npz [--cases base-128,large-512] [--batch-size base-128=256]
-        [--peers eager,compiled,stock] [--rounds N] [--json RESULT.json]
+        [--peers eager,compiled,stock] [--against before=CHECKOUT ...] [--rounds N] [--json RESULT.json]
 
 Ours is the training loop's compiled step, the copy of each batch to the device included. The peers, all in training
 mode with dropout, clipping and a fused AdamW, their batches on the device beforehand:
@@ -13,9 +13,10 @@ mode with dropout, clipping and a fused AdamW, their batches on the device befor
     stock     BertForPreTraining(..., labels, next_sentence_label): logits at every position
 
 All begin with the same parameters; where the first losses, without dropout, are not equal, nothing is measured.
-Products are float32 on a CPU and bfloat16 on a GPU. Contenders take turns, each in a process of its own; a turn is a
-few steps, and medians over the rounds are compared. On a CPU all are bound to the same cores. Needs jax, flax, optax,
-torch and transformers; neither TensorFlow nor a corpus.
+`--against` adds our own step as another checkout of the project has it, by that checkout's own `benchmarks.train_step`:
+what a change brings. Products are float32 on a CPU and bfloat16 on a GPU, or as said. Contenders take turns, each in a
+process of its own; a turn is a few steps, and medians over the rounds are compared. On a CPU all are bound to the same
+cores. Needs jax, flax, optax, torch and transformers; neither TensorFlow nor a corpus.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from typing import Any
 
 from benchmarks.train_step import batch_file, turns
 from benchmarks.train_step.case import Case, make_experiment
-from benchmarks.train_step.compare import Record, compare
+from benchmarks.train_step.compare import OURS, Record, compare
 
 DEFAULT_CASES = {"cpu": "mini-128,base-128", "gpu": "base-128,base-512,large-128,large-512"}
 DEFAULT_STEPS = {"cpu": 2, "gpu": 20}
@@ -46,11 +47,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batches", required=True, help="the file of python -m benchmarks.make_batches")
     parser.add_argument("--cases", help="comma-separated, such as base-128; by default those that fit the device")
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated")
+    parser.add_argument("--against", nargs="+", default=[], metavar="NAME=CHECKOUT", help="other checkouts of flaxbert")
     parser.add_argument("--batch-size", default="", help="such as mini-128=32,base-128=8")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="timed in a turn; 2 on a CPU, 20 on a GPU")
     parser.add_argument("--rows", choices=("all", "full"), default="all", help="full: those without padding")
     parser.add_argument("--dropout", type=float, help="of hidden states and attention alike; 0.1 each by default")
+    parser.add_argument("--compute-dtype", choices=("float32", "bfloat16"), help="of products")
     parser.add_argument("--vocab-size", type=int, help="of the models, at least that of the batches")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="of a CPU, for each in turn")
     parser.add_argument("--compile-mode", help="of torch.compile; a GPU's default is max-autotune-no-cudagraphs")
@@ -60,6 +63,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     unknown = sorted(set(options.peers) - set(PEERS))
     if unknown:
         parser.error(f"--peers {', '.join(unknown)}: expected some of {', '.join(PEERS)}")
+    options.against = dict(pair.partition("=")[::2] for pair in options.against)
+    for name, checkout in options.against.items():
+        there = checkout and Path(checkout, "benchmarks", "train_step", "ours.py").is_file()
+        if name in ("", OURS, *PEERS) or not there:
+            parser.error(f"--against {name}={checkout}: expected a name of its own, =, and a checkout of flaxbert")
     for name in ("rounds", "steps", "cores"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} {getattr(options, name)} is not positive")
@@ -76,7 +84,10 @@ def cases_of(options: argparse.Namespace, device: str) -> Iterator[Case]:
     for name in names:
         size = int(sizes[name]) if name in sizes else None
         yield Case(
-            name, make_experiment(name, options.batches, options.vocab_size, size, options.dropout, device),
+            name,
+            make_experiment(
+                name, options.batches, options.vocab_size, size, options.dropout, device, options.compute_dtype
+            ),
             options.batches, options.rows == "full", device, options.cores,
             options.compile_mode or DEFAULT_COMPILE_MODE[device],
         )  # fmt: skip
@@ -139,7 +150,9 @@ def main(arguments: list[str] | None = None) -> None:
             "cases": {},
         }
         for case in cases:
-            found = compare(case, device["kind"], options.peers, options.rounds, results["steps_of_a_turn"])
+            found = compare(
+                case, device["kind"], options.peers, options.against, options.rounds, results["steps_of_a_turn"]
+            )
             results["cases"][case.name] = found
             report(case.name, found)
             if options.json:

@@ -12,7 +12,7 @@ from benchmarks.train_step import turns
 from benchmarks.train_step.case import Case, batches_of
 from flaxbert.training.metrics import flops_per_sequence, peak_flops
 
-OURS = "flaxbert"
+OURS, OUR_CLASS = "flaxbert", "benchmarks.train_step.ours:Ours"
 LEAD_IN = 2  # steps of a turn that are not timed: caches, clocks and freed memory come back in them
 
 # Of the first loss, relative. In float32 the order of summation differs, and our mean has 1e-5 more in its denominator:
@@ -23,8 +23,11 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-4}
 Record = dict[str, Any]
 
 
-def compare(case: Case, device_kind: str, forms: list[str], rounds: int, steps: int) -> Record:
-    """What was measured of ours and of torch's forms; a form that cannot run has its error in place of numbers.
+def compare(
+    case: Case, device_kind: str, forms: list[str], checkouts: dict[str, str], rounds: int, steps: int
+) -> Record:
+    """What was measured of ours, of ours in other checkouts (name → folder) and of torch's forms; one that cannot run
+    has its error in place of numbers.
 
     Raises ValueError where the first losses differ, and Failure where ours fails.
     """
@@ -32,12 +35,17 @@ def compare(case: Case, device_kind: str, forms: list[str], rounds: int, steps: 
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         weights = os.path.join(folder, "model.safetensors")
         failed: dict[str, str] = {}
-        contenders = {OURS: _start(stack, case, "benchmarks.train_step.ours:Ours", (case, weights))}
+        contenders = {OURS: _start(stack, case, OUR_CLASS, (case, weights))}
         first = {OURS: turns.ask(contenders[OURS], "loss")}
-        for form in forms:
-            with _noted(failed, form):
-                contenders[form] = _start(stack, case, "benchmarks.train_step.peers:Peer", (case, weights, form))
-                first[form] = turns.ask(contenders[form], "loss")
+        peer = "benchmarks.train_step.peers:Peer"
+        for name in [*checkouts, *forms]:
+            with _noted(failed, name):
+                if name in checkouts:
+                    unused = os.path.join(folder, f"{name}.safetensors")
+                    contenders[name] = _start(stack, case, OUR_CLASS, (case, unused), checkouts[name])
+                else:
+                    contenders[name] = _start(stack, case, peer, (case, weights, name))
+                first[name] = turns.ask(contenders[name], "loss")
         check_losses(case, first)
         seconds, product = _take_turns(contenders, failed, rounds, steps)
         found: dict[str, Record] = {}
@@ -55,14 +63,16 @@ def compare(case: Case, device_kind: str, forms: list[str], rounds: int, steps: 
     }
 
 
-def _start(stack: contextlib.ExitStack, case: Case, contender: str, arguments: tuple[Any, ...]) -> turns.Contender:
+def _start(
+    stack: contextlib.ExitStack, case: Case, contender: str, arguments: tuple[Any, ...], checkout: str | None = None
+) -> turns.Contender:
     """A contender that waits for its first turn; it ends with the stack."""
     # Contenders share the device's memory, of which jax would take three fourths at once.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     cores = None
     if case.device == "cpu":
         environment["OMP_NUM_THREADS"], cores = str(case.cores), case.cores
-    started = turns.start(contender, arguments, cores, environment)
+    started = turns.start(contender, arguments, cores, environment, checkout)
     stack.callback(turns.stop, started)
     return started
 

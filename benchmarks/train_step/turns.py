@@ -8,7 +8,9 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import sys
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -27,16 +29,34 @@ class Failure(Exception):
     """A contender's error, in its own words."""
 
 
-def start(contender: str, arguments: tuple[Any, ...], cores: int | None, environment: dict[str, str]) -> Contender:
-    """Starts `module:class` with these arguments in a process bound to the first `cores` of the processor."""
+def start(
+    contender: str, arguments: tuple[Any, ...], cores: int | None, environment: dict[str, str],
+    checkout: str | None = None,
+) -> Contender:  # fmt: skip
+    """Starts `module:class` with these arguments in a process bound to the first `cores` of the processor. All modules
+    of the project are those of the folder `checkout`, where it is given.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, contender, arguments, cores, environment), daemon=True)
-    process.start()
+    with _modules_from(checkout):
+        process.start()
     theirs.close()  # so that the end of the process is the end of the pipe
     found = Contender(process, ours)
     _answer(found)
     return found
+
+
+@contextlib.contextmanager
+def _modules_from(checkout: str | None) -> Iterator[None]:
+    """A spawned process looks for modules where this one does at that moment."""
+    before = list(sys.path)
+    if checkout is not None:
+        sys.path.insert(0, checkout)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def ask(contender: Contender, method: str, *arguments: Any) -> Any:

@@ -1,6 +1,7 @@
 """The parts of the comparison with torch's step that need no torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from bare_machine import LACKING, ROOT, bare_environment, write_batch_file
 
 from benchmarks.train_step.__main__ import cases_of, parse
 from benchmarks.train_step.case import Case, batches_of, make_experiment
-from benchmarks.train_step.compare import check_losses, describe, numbers
+from benchmarks.train_step.compare import check_losses, compare, describe, numbers
 from flaxbert.training.metrics import flops_per_sequence
 
 
@@ -100,3 +101,25 @@ def test_a_batch_larger_than_the_file_is_refused(batches):
         batches_of(make_case(batches, batch_size=25))
     with pytest.raises(ValueError, match="a batch of 13 is more than the 12 rows without padding of"):
         batches_of(make_case(batches, full_rows=True, batch_size=13))
+
+
+def test_a_contender_takes_its_modules_from_another_checkout(batches, tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")  # the tests' several devices
+    other = tmp_path / "other"
+    shutil.copytree(ROOT, other, ignore=shutil.ignore_patterns(".*", "*.egg-info", "tests", "docs", "results"))
+    source = other / "benchmarks" / "train_step" / "ours.py"
+    source.write_text(source.read_text().replace("def peak_memory(self) -> int | None:", '''def peak_memory(self):
+        return 12345
+
+    def unused(self):'''))
+    found = compare(make_case(batches), "cpu", [], {"before": str(other)}, rounds=1, steps=1)["contenders"]
+    assert {name: each["peak_memory_bytes"] for name, each in found.items()} == {"flaxbert": None, "before": 12345}
+    assert found["before"]["first_loss"] == found["flaxbert"]["first_loss"]
+    assert str(other) not in sys.path
+
+
+@pytest.mark.parametrize("given", ["before", "before=nowhere", "=.", "eager=."])
+def test_a_checkout_that_is_none_is_refused(batches, capsys, given):
+    with pytest.raises(SystemExit):
+        parse(["--batches", batches, "--against", given])
+    assert f"--against {given}" in capsys.readouterr().err
