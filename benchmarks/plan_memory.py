@@ -30,9 +30,8 @@ def measure(run: str) -> dict[str, Any]:
 
     from flaxbert.flags import load_experiment
     from flaxbert.sharding import make_mesh
-    from flaxbert.tools.compiled_step import abstract_batch
     from flaxbert.tools.plan import plan
-    from flaxbert.training.step import build_functions
+    from flaxbert.training.step import abstract_batch, build_functions
 
     name, rows, length = re.fullmatch(r"(\w+):(\d+)x(\d+)", run).groups()  # type: ignore[union-attr]
     found = load_experiment(name)

@@ -6,14 +6,13 @@ import re
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from flaxbert.config import Experiment, MeshConfig
 from flaxbert.sharding import make_mesh
 from flaxbert.tools.collectives import Collectives, read_collectives
 from flaxbert.tools.hlo import largest_operand, parse
-from flaxbert.training.step import build_functions
+from flaxbert.training.step import abstract_batch, build_functions
 
 
 class CompiledStep(NamedTuple):
@@ -39,21 +38,6 @@ class DoesNotFitError(Exception):
         super().__init__(f"needs {needed} bytes")
         self.needed = needed
         """Bytes on a device, where the compiler says so."""
-
-
-def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of the arrays of a global batch on the devices."""
-    rows, data = experiment.train.batch_size, experiment.data
-    shapes: dict[str, tuple[int, ...]] = {
-        **dict.fromkeys(("input_ids", "segment_ids", "sequence_ids", "position_ids"), (rows, data.sequence_length)),
-        **dict.fromkeys(("masked_positions", "masked_ids", "masked_weights"), (rows, data.predictions_per_row)),
-        **dict.fromkeys(("cls_positions", "next_sentence_labels", "next_sentence_weights"), (rows, data.packing)),
-        **dict.fromkeys(("rows", "stop"), (rows,)),
-    }
-    return {
-        name: jax.ShapeDtypeStruct(shape, jnp.float32 if name.endswith("_weights") else jnp.int32)
-        for name, shape in shapes.items()
-    }
 
 
 def compile_step(experiment: Experiment, mesh: Mesh) -> CompiledStep:

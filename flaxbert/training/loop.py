@@ -1,5 +1,6 @@
 """The training loop: the only place with time, files, signals and logging."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 from collections.abc import Callable, Generator, Iterator
@@ -23,7 +24,7 @@ from flaxbert.training.profile import is_missed, open_profile
 from flaxbert.training.recovery import saved_steps
 from flaxbert.training.schedule import Schedule, run_schedule
 from flaxbert.training.signals import stop_requested
-from flaxbert.training.step import Functions, TrainState, build_functions, step_bytes
+from flaxbert.training.step import Functions, TrainState, abstract_batch, build_functions, step_bytes
 from flaxbert.training.study import keep_for_study
 
 Batch = dict[str, np.ndarray]
@@ -238,8 +239,11 @@ def _steps(run: _Run, course: _Course, progress: _Progress) -> Generator[_Progre
     """
     config, flight, functions = course.part.experiment.train, course.flight, course.functions
     step, state, _ = progress
-    batch, after = next(batches := run.streams.train(course.number, progress.position))
-    train_step = functions.train.lower(state, functions.put(batch)).compile()
+    batches = run.streams.train(course.number, progress.position)
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:  # a stream's beginning, TensorFlow's import, takes seconds
+        first = beside.submit(next, batches)
+        train_step = functions.train.lower(functions.abstract_state, abstract_batch(course.part.experiment)).compile()
+    batch, after = first.result()
     flight.step_bytes = step_bytes(train_step, jax.local_devices()[0].platform)
     flight.interval.restart()
     with open_profile(config.profiled, run.workdir, run.report.say) as profile:

@@ -224,6 +224,21 @@ def check_batch(experiment: Experiment, mesh: Mesh) -> None:
         )
 
 
+def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of the arrays of a global batch on the devices."""
+    rows, data = experiment.train.batch_size, experiment.data
+    shapes: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("input_ids", "segment_ids", "sequence_ids", "position_ids"), (rows, data.sequence_length)),
+        **dict.fromkeys(("masked_positions", "masked_ids", "masked_weights"), (rows, data.predictions_per_row)),
+        **dict.fromkeys(("cls_positions", "next_sentence_labels", "next_sentence_weights"), (rows, data.packing)),
+        **dict.fromkeys(("rows", "stop"), (rows,)),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32 if name.endswith("_weights") else jnp.int32)
+        for name, shape in shapes.items()
+    }
+
+
 def put_batch(sharding: NamedSharding, index: int, batch: dict[str, np.ndarray], stop: bool = False) -> Batch:
     """Lays share `index` of a global batch's rows on this host's devices."""
     share = len(batch["input_ids"])

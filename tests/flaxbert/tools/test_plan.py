@@ -20,12 +20,12 @@ from flaxbert.config import PRESETS, Experiment, MeshConfig, ModelConfig, Optimi
 from flaxbert.phases import Phase
 from flaxbert.sharding import make_mesh
 from flaxbert.tools import compiled_step
-from flaxbert.tools.compiled_step import abstract_batch, compile_step, counted_flops
+from flaxbert.tools.compiled_step import compile_step, counted_flops
 from flaxbert.tools.plan import _parameters, plan, what_would_fit
 from flaxbert.tools.plan_tables import show
 from flaxbert.tools.topologies import DeviceMemory
 from flaxbert.training.metrics import flops_per_sequence
-from flaxbert.training.step import build_functions, step_bytes
+from flaxbert.training.step import abstract_batch, build_functions, step_bytes
 
 # Quick to compile: a layer less halves it.
 EXPERIMENT = Experiment(

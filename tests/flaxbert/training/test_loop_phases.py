@@ -24,7 +24,9 @@ class Crash(Exception):
 @pytest.fixture(scope="module")
 def phased(experiment):
     """Twelve steps: six of 8 rows of 16 tokens, then six of 4 rows of 12 in two parts each, warmed up anew."""
-    second = Phase(sequence_length=12, batch_size=4, microbatches=2, learning_rate=5e-3, warmup_steps=1)
+    second = Phase(
+        sequence_length=12, max_predictions=3, batch_size=4, microbatches=2, learning_rate=5e-3, warmup_steps=1
+    )
     return dataclasses.replace(experiment, phases=(Phase(steps=BORDER), second))
 
 
