@@ -12,8 +12,7 @@ import numpy as np
 from flaxbert.config import Experiment
 from flaxbert.training.guard import MOST_NOT_FINITE
 from flaxbert.training.metrics import Record, Report, flops_per_sequence, peak_flops
-from flaxbert.training.objective import Sums, summarize, zero_sums
-from flaxbert.training.schedule import Schedule
+from flaxbert.training.objective import SUMS, Sums, summarize
 from flaxbert.training.step import StepOutcome
 
 IN_FLIGHT = 2  # enough to hide the host's work; few enough that a signal is answered within a step or two
@@ -51,8 +50,8 @@ class Interval:
 class Flight:
     """The steps under way of one part of a run, and what is said of those that are done."""
 
-    def __init__(self, experiment: Experiment, schedule: Schedule, report: Report, phase: int | None):
-        self._experiment, self._schedule, self._report, self._phase = experiment, schedule, report, phase
+    def __init__(self, experiment: Experiment, report: Report, phase: int | None):
+        self._experiment, self._report, self._phase = experiment, report, phase
         self._steps: collections.deque[Step] = collections.deque()
         self.interval = Interval()
         self.stop = False
@@ -91,12 +90,14 @@ class Flight:
         if outcome.not_finite >= MOST_NOT_FINITE:
             self.hopeless = step
         if step.sums is not None:
-            self._report.record(self._line(step.number, jax.device_get(step.sums)))
-            self.interval.restart()
+            line = self._line(step.number, outcome, jax.device_get(step.sums))
+            self.interval.restart()  # the next steps run while the line is written
+            self._report.record(line)
 
-    def _line(self, number: int, sums: dict[str, Any]) -> Record:
+    def _line(self, number: int, outcome: StepOutcome, sums: dict[str, Any]) -> Record:
         """A line of training metrics. Losses and counts are those since the last line, across a restart too; the times
-        are those of the steps that this process ran.
+        are those of the steps that this process ran. Numpy alone: a computation of JAX's own would wait for the steps
+        under way.
         """
         config, data, model = self._experiment.train, self._experiment.data, self._experiment.model
         seconds = time.perf_counter() - self.interval.began
@@ -109,8 +110,8 @@ class Flight:
             "step": number,
             "split": "train",
             **({} if self._phase is None else {"phase": self._phase}),
-            **summarize({name: sums[name] for name in zero_sums()}),
-            "learning_rate": float(self._schedule(number - 1)),
+            **summarize({name: sums[name] for name in SUMS}),
+            "learning_rate": float(outcome.learning_rate),
             "gradient_norm": float(sums["gradient_norm"]) / max(float(sums["steps"] - sums["not_finite"]), 1.0),
             "skipped_not_finite": int(sums["not_finite"]),
             "skipped_spikes": int(sums["spikes"]),

@@ -181,7 +181,7 @@ def _train_parts(run: _Run, mesh: jax.sharding.Mesh, progress: _Progress) -> Out
         if progress.step < part.last_step:
             part = part._replace(experiment=chosen(part.experiment, mesh, run.report.say, run.workdir))
         functions = build_functions(part.experiment, mesh, run.schedule)
-        flight = Flight(part.experiment, run.schedule, run.report, number if run.experiment.phases else None)
+        flight = Flight(part.experiment, run.report, number if run.experiment.phases else None)
         if number and progress.step == part.first_step:
             run.report.say(
                 f"phase {number + 1} of {len(found)} from step {progress.step:,} on: "

@@ -38,6 +38,7 @@ class StepOutcome(NamedTuple):
 
     loss: jax.Array
     gradient_norm: jax.Array
+    learning_rate: jax.Array
     finite: jax.Array
     """False: loss or gradient was not, and the update was skipped."""
     spike: jax.Array
@@ -94,7 +95,10 @@ def train_step(
     )
     params = optax.apply_updates(state.params, updates)
     sums = jax.tree.map(jnp.add, state.sums, _counted(sums, norm, verdict))
-    outcome = StepOutcome(loss, norm, verdict.finite, verdict.spike, guard.not_finite, jnp.max(batch["stop"]) > 0)
+    outcome = StepOutcome(
+        loss, norm, jnp.asarray(schedule(state.step), jnp.float32), verdict.finite, verdict.spike, guard.not_finite,
+        jnp.max(batch["stop"]) > 0,
+    )  # fmt: skip
     return TrainState(state.step + 1, params, optimizer_state, guard, sums), outcome
 
 

@@ -1,22 +1,24 @@
 """The loop runs a little ahead of the devices, and hears of every step."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flaxbert.training.flight import IN_FLIGHT, Flight, Step
 from flaxbert.training.metrics import SILENT
-from flaxbert.training.step import StepOutcome
+from flaxbert.training.step import StepOutcome, step_sums
 
 
 def outcome(finite=True, spike=False, not_finite=0, stop=False):
-    return StepOutcome(np.float32(1.5), np.float32(0.5), finite, spike, not_finite, stop)
+    return StepOutcome(np.float32(1.5), np.float32(0.5), np.float32(1e-3), finite, spike, not_finite, stop)
 
 
 @pytest.fixture
 def flight(experiment):
     """A flight and what it says."""
     said = []
-    return Flight(experiment, lambda step: 0.0, SILENT._replace(say=said.append), None), said
+    return Flight(experiment, SILENT._replace(say=said.append), None), said
 
 
 def test_few_steps_are_in_flight(flight):
@@ -26,6 +28,21 @@ def test_few_steps_are_in_flight(flight):
         assert len(said) == max(0, number - IN_FLIGHT), "a step is waited for once two others have been begun"
     flight.land()
     assert [sentence.split(":")[0] for sentence in said] == [f"step {number}" for number in range(1, 6)]
+
+
+def test_a_line_is_written_while_the_next_step_runs(experiment):
+    """Were anything of it computed by the device, it would wait for the steps under way, and they for the next one."""
+    lines = []
+    flight = Flight(experiment, SILENT._replace(record=lines.append), None)
+    sums = jax.block_until_ready(step_sums() | {"steps": jnp.float32(1), "mlm_weight": jnp.float32(1)})
+    flight.add(Step(1, outcome(), sums, {}))
+    square = jnp.ones((1024, 1024))
+    long = jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda _, y: y @ y / 1024, x)).lower(square).compile()
+    running = long(square)
+    flight.land()
+    assert not running.is_ready(), "nothing is shown: it was too short"
+    assert [line["step"] for line in lines] == [1] and lines[0]["learning_rate"] == pytest.approx(1e-3)
+    running.block_until_ready()
 
 
 def test_what_is_skipped_is_said(flight):
