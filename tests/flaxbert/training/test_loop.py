@@ -84,6 +84,24 @@ def test_a_line_holds_what_readers_expect(uninterrupted, experiment, batch_of):
     assert 4 < first["mlm_loss"] < 5.5 and 0.5 < first["nsp_loss"] < 1.5
 
 
+def test_nothing_is_compiled_once_each_kind_of_work_was_done(tmp_path, experiment, streams_of):
+    """By the sixth of twelve steps there was a line, an evaluation and a checkpoint."""
+    compiled = []
+
+    def heard(event, seconds, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(details)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        first = []
+        train(experiment, str(tmp_path), streams_of(lambda drawn: first.append(len(compiled)) if drawn == 8 else None))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+    assert first[0] > 0, "nothing was heard"
+    assert compiled[first[0]:] == []
+
+
 def test_each_line_counts_the_steps_since_the_last_one(uninterrupted, batch_of):
     for line in lines(uninterrupted):
         if line["split"] == "train":
