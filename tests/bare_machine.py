@@ -12,7 +12,9 @@ VOCAB_SIZE, LENGTH, ROWS, PREDICTIONS = 90, 16, 24, 3
 
 
 def write_batch_file(path):
-    """ROWS rows of random tokens, every other one with padding, and one prediction slot in four unused."""
+    """ROWS rows of random tokens, every other one with padding, and one prediction slot in four unused; and the same
+    rows with a second sequence from the middle on, its next-sentence label unused in every third row.
+    """
     generator = np.random.default_rng(0)
     ends = np.where(np.arange(ROWS) % 2, LENGTH, generator.integers(8, LENGTH, ROWS))[:, None]
     places = np.arange(LENGTH)[None].repeat(ROWS, 0)
@@ -29,8 +31,23 @@ def write_batch_file(path):
         "next_sentence_labels": generator.integers(0, 2, (ROWS, 1)),
         "next_sentence_weights": np.ones((ROWS, 1)),
     }
-    typed = {name: x.astype(np.float32 if name in batch_file.FLOATS else np.int32) for name, x in batch.items()}
-    batch_file.write(path, {str(LENGTH): typed}, {"vocab_size": VOCAB_SIZE, "shapes": {str(LENGTH): {}}})
+    middle = LENGTH // 2
+    used = places < np.maximum(ends, middle + PREDICTIONS + 1)
+    packed = batch | {
+        "input_ids": generator.integers(5, VOCAB_SIZE, (ROWS, LENGTH)) * used,
+        "sequence_ids": (1 + (places >= middle)) * used,
+        "position_ids": places % middle * used,
+        "segment_ids": (places % middle >= middle // 2) & used,
+        "masked_positions": np.tile([2, middle + 1, middle + PREDICTIONS], (ROWS, 1)),
+        "cls_positions": np.tile([0, middle], (ROWS, 1)),
+        "next_sentence_labels": generator.integers(0, 2, (ROWS, 2)),
+        "next_sentence_weights": np.stack([np.ones(ROWS), np.arange(ROWS) % 3 > 0], axis=1),
+    }
+    shapes = {
+        name: {key: x.astype(np.float32 if key in batch_file.FLOATS else np.int32) for key, x in rows.items()}
+        for name, rows in {str(LENGTH): batch, f"{LENGTH}x2": packed}.items()
+    }
+    batch_file.write(path, shapes, {"vocab_size": VOCAB_SIZE, "shapes": {name: {} for name in shapes}})
 
 
 # Such a machine has jax, flax, optax, torch and transformers, and none of these.

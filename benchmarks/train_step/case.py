@@ -46,14 +46,16 @@ def make_experiment(
     name: str, batches: str, vocab_size: int | None, batch_size: int | None, dropout: float | None, device: str,
     compute_dtype: str | None = None,
 ) -> Experiment:
-    """The experiment of a case such as `base-128`, its rows as wide as those of the file.
+    """The experiment of a case such as `base-128`, its rows as wide as those of the file; up to eight sequences share a
+    row of `base-128x8`.
 
     Ours runs `adamw` with a constant rate, which is torch's AdamW. Raises ValueError for a case that cannot be run.
     """
-    preset, _, length = name.rpartition("-")
-    if preset not in PRESETS or not length.isdecimal():
-        raise ValueError(f"case {name} is not one of {', '.join(PRESETS)} and a length, such as base-128")
-    rows = batch_file.read(batches, length)
+    preset, _, shape = name.rpartition("-")
+    length, _, packing = shape.partition("x")
+    if preset not in PRESETS or not (length + packing).isdecimal():
+        raise ValueError(f"case {name} is not one of {', '.join(PRESETS)} and a length, such as base-128 or base-128x8")
+    rows = batch_file.read(batches, shape)
     found = batch_file.read_metadata(batches)["vocab_size"]
     if vocab_size is not None and vocab_size < found:
         raise ValueError(f"--vocab-size {vocab_size} is less than that of {batches}, {found}")
@@ -64,7 +66,9 @@ def make_experiment(
         model = dataclasses.replace(model, dropout=dropout, attention_dropout=dropout)
     return Experiment(
         model=model,
-        data=DataConfig(sequence_length=int(length), max_predictions=rows["masked_ids"].shape[1]),
+        data=DataConfig(
+            sequence_length=int(length), packing=int(packing or 1), max_predictions=rows["masked_ids"].shape[1]
+        ),
         optimizer=OptimizerConfig("adamw", learning_rate=LEARNING_RATE, warmup_steps=0, final_fraction=1.0),
         train=TrainConfig(
             batch_size=batch_size or default_batch_size(preset, int(length), device),
@@ -75,7 +79,8 @@ def make_experiment(
 
 def batches_of(case: Case) -> list[batch_file.Batch]:
     """The batches of a case, in the order in which every contender uses them. Raises ValueError where there is none."""
-    rows = batch_file.read(case.batches, str(case.experiment.data.sequence_length))
+    data = case.experiment.data
+    rows = batch_file.read(case.batches, batch_file.shape_name(data.sequence_length, data.packing))
     chosen = np.arange(len(rows["input_ids"]))
     if case.full_rows:
         chosen = np.flatnonzero((rows["sequence_ids"] > 0).all(axis=1))

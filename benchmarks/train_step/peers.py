@@ -92,11 +92,15 @@ class Peer:
 
 def gathered_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """The masked-language-model loss from the masked positions alone, and the next-sentence loss."""
-    encoded = model.bert(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-    hidden = encoded.last_hidden_state  # [B, S, D]
-    masked = hidden.flatten(0, 1).index_select(0, batch["places"])  # [B P, D]
+    encoded = model.bert(
+        batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], batch["position_ids"]
+    )
+    hidden = encoded.last_hidden_state.flatten(0, 1)  # [B S, D]
+    masked = hidden.index_select(0, batch["places"])  # [B P, D]
     mlm = cross_entropy(model.cls.predictions(masked).float(), batch["labels"], ignore_index=IGNORED)
-    return mlm + cross_entropy(model.cls.seq_relationship(encoded.pooler_output).float(), batch["next_sentence_label"])
+    pooled = model.bert.pooler(hidden.index_select(0, batch["cls_places"])[:, None])  # [B N, D]
+    logits = model.cls.seq_relationship(pooled).float()
+    return mlm + cross_entropy(logits, batch["next_sentence_label"], ignore_index=IGNORED)
 
 
 def stock_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
@@ -106,29 +110,44 @@ def stock_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
 
 
 def gathered_batch(batch: Batch, device: str) -> dict[str, Any]:
-    """What `gathered_loss` takes. The mask is made here, [B, 1, S, S], and is None where no row has padding."""
+    """What `gathered_loss` takes. The mask is made here, [B, 1, S, S]: a token sees those of its own sequence, and of
+    one sequence to a row padding sees it too, which changes nothing; None where all see all.
+    """
     rows, length = batch["input_ids"].shape
-    used = torch.tensor(batch["sequence_ids"] > 0, device=device)
-    places = batch["masked_positions"] + length * np.arange(rows)[:, None]
-    labels = np.where(batch["masked_weights"] > 0, batch["masked_ids"], IGNORED)
-    return _tensors(device, places=places.reshape(-1), labels=labels.reshape(-1), **_shared(batch)) | {
-        "attention_mask": None if used.all() else used[:, None, None].expand(rows, 1, length, length)
+    sequences = torch.tensor(batch["sequence_ids"], device=device)
+    begins = length * np.arange(rows)[:, None]
+    arrays = {
+        "places": batch["masked_positions"] + begins, "cls_places": batch["cls_positions"] + begins,
+        "labels": np.where(batch["masked_weights"] > 0, batch["masked_ids"], IGNORED),
+        "next_sentence_label": np.where(batch["next_sentence_weights"], batch["next_sentence_labels"], IGNORED),
+    }  # fmt: skip
+    if batch["cls_positions"].shape[1] > 1:
+        mask = (sequences[:, None, :, None] == sequences[:, None, None, :])
+    else:
+        mask = (sequences > 0)[:, None, None].expand(rows, 1, length, length)
+    return {
+        "attention_mask": None if bool(mask.all()) else mask,
+        **_tensors(device, **{name: array.reshape(-1) for name, array in arrays.items()}),
+        **_tensors(device, position_ids=batch["position_ids"], **_tokens(batch)),
     }
 
 
 def stock_batch(batch: Batch, device: str) -> dict[str, Any]:
-    """What the forward pass of `BertForPreTraining` takes, labels [B, S] included."""
+    """What the forward pass of `BertForPreTraining` takes, labels [B, S] included: one pair to a row."""
+    if batch["cls_positions"].shape[1] > 1:
+        raise ValueError("rows of several sequences: BertForPreTraining's own loss knows one pair to a row")
+    next_sentence_label = np.where(batch["next_sentence_weights"], batch["next_sentence_labels"], IGNORED)[:, 0]
     labels = np.full(batch["input_ids"].shape, IGNORED)
     row, column = np.nonzero(batch["masked_weights"])
     labels[row, batch["masked_positions"][row, column]] = batch["masked_ids"][row, column]
-    return _tensors(device, labels=labels, attention_mask=batch["sequence_ids"] > 0, **_shared(batch))
+    return _tensors(
+        device, labels=labels, attention_mask=batch["sequence_ids"] > 0, next_sentence_label=next_sentence_label,
+        **_tokens(batch),
+    )  # fmt: skip
 
 
-def _shared(batch: Batch) -> dict[str, np.ndarray]:
-    return {
-        "input_ids": batch["input_ids"], "token_type_ids": batch["segment_ids"],
-        "next_sentence_label": np.where(batch["next_sentence_weights"], batch["next_sentence_labels"], IGNORED)[:, 0],
-    }  # fmt: skip
+def _tokens(batch: Batch) -> dict[str, np.ndarray]:
+    return {"input_ids": batch["input_ids"], "token_type_ids": batch["segment_ids"]}
 
 
 def _tensors(device: str, **arrays: np.ndarray) -> dict[str, Any]:

@@ -22,8 +22,8 @@ def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bare")
     write_batch_file(folder / "batches.npz")
     command = [
-        sys.executable, "-m", "benchmarks.train_step", "--batches", str(folder / "batches.npz"), "--cases", "tiny-16",
-        "--batch-size", "tiny-16=4", "--peers", "eager,compiled,stock", "--compile-mode", "none such", "--rounds", "2",
+        sys.executable, "-m", "benchmarks.train_step", "--batches", str(folder / "batches.npz"), "--cases",
+        "tiny-16,tiny-16x2", "--batch-size", "tiny-16=4,tiny-16x2=4", "--peers", "eager,compiled,stock", "--compile-mode", "none such", "--rounds", "2",
         "--steps", "2", "--dropout", "0", "--json", str(folder / "result.json"),
     ]  # fmt: skip
     run = subprocess.run(
@@ -33,11 +33,12 @@ def result(tmp_path_factory):
     return json.loads((folder / "result.json").read_text()), run.stdout
 
 
-def test_contenders_have_the_same_losses_before_and_after_their_updates(result, assert_parity):
-    contenders = result[0]["cases"]["tiny-16"]["contenders"]
+@pytest.mark.parametrize("case, forms", [("tiny-16", ("eager", "stock")), ("tiny-16x2", ("eager",))])
+def test_contenders_have_the_same_losses_before_and_after_their_updates(result, assert_parity, case, forms):
+    contenders = result[0]["cases"][case]["contenders"]
     ours = contenders["flaxbert"]
     assert ours["last_loss"] < ours["first_loss"] - 0.01, "twelve updates change what the parameters know"
-    for form in ("eager", "stock"):
+    for form in forms:
         for moment in ("first_loss", "last_loss"):
             worst = abs(contenders[form][moment] - ours[moment])
             assert_parity("loss before and after twelve timed steps", f"torch's step, {form}", worst, TOLERANCE)
@@ -49,7 +50,7 @@ def test_every_number_of_a_case_is_there(result):
     assert case.items() >= (sizes | {"dropout": 0, "compute_dtype": "float32", "peak_flops": None}).items()
     assert 0.5 < case["fill"] < 1 and case["flops_per_step"] > 0 and case["measured_peak_flops"] > 0
     assert found["machine"]["device"] == "cpu" and found["versions"].keys() >= {"jax", "torch", "transformers"}
-    assert "--cases tiny-16" in found["command"] and found["batches"]["vocab_size"] == 90
+    assert "--cases tiny-16,tiny-16x2" in found["command"] and found["batches"]["vocab_size"] == 90
     for name in ("flaxbert", "eager", "stock"):
         numbers = case["contenders"][name]
         assert len(numbers["milliseconds_of_each_round"]) == 2 and min(numbers["milliseconds_of_each_round"]) > 0
@@ -66,3 +67,4 @@ def test_a_peer_that_cannot_run_is_named_with_its_reason_and_the_others_go_on(re
     found, printed = result
     assert "none such" in found["cases"]["tiny-16"]["contenders"]["compiled"]["failed"]
     assert "compiled   failed: " in printed
+    assert "one pair to a row" in found["cases"]["tiny-16x2"]["contenders"]["stock"]["failed"]
