@@ -2,7 +2,8 @@
 
     python -m benchmarks.make_batches --corpus CORPUS --output batches.npz
     python -m benchmarks.train_step --batches batches.npz [--cases base-128,large-512] [--batch-size base-128=256]
-        [--peers eager,compiled,stock] [--against before=CHECKOUT ...] [--rounds N] [--json RESULT.json]
+        [--peers eager,compiled,stock] [--against before=CHECKOUT ...] [--rounds N] [--minutes N] [--json RESULT.json]
+        [--markdown RESULT.md]
 
 Ours is the training loop's compiled step, the copy of each batch to the device included. The peers, all in training
 mode with dropout, clipping and a fused AdamW, their batches on the device beforehand:
@@ -26,6 +27,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,10 @@ from typing import Any
 from benchmarks.train_step import batch_file, turns
 from benchmarks.train_step.case import Case, make_experiment
 from benchmarks.train_step.compare import OURS, Record, compare
+from benchmarks.train_step.tables import markdown, report
 
-DEFAULT_CASES = {"cpu": "mini-128,base-128", "gpu": "base-128,base-512,large-128,large-512"}
+# Those that say most come first, for where the minutes end before the cases.
+DEFAULT_CASES = {"cpu": "mini-128,base-128", "gpu": "base-128,large-512,large-512x8,base-128x8,base-512,large-128"}
 DEFAULT_STEPS = {"cpu": 2, "gpu": 20}
 # Without CUDA graphs, which would keep their memory while others work; a step of 32k tokens is too long to gain by them
 DEFAULT_COMPILE_MODE = {"cpu": "default", "gpu": "max-autotune-no-cudagraphs"}
@@ -57,6 +61,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--vocab-size", type=int, help="of the models, at least that of the batches")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="of a CPU, for each in turn")
     parser.add_argument("--compile-mode", help="of torch.compile; a GPU's default is max-autotune-no-cudagraphs")
+    parser.add_argument("--minutes", type=float, help="no case is begun after so many")
+    parser.add_argument("--markdown", type=Path, help="a file for the results as a table, written after each case")
     parser.add_argument("--json", type=Path, help="a file for the results, written after each case")
     options = parser.parse_args(arguments)
     options.peers = [name for name in options.peers.split(",") if name]
@@ -111,29 +117,6 @@ def machine(device: dict[str, Any], cores: int) -> Record:
     }  # fmt: skip
 
 
-def report(name: str, case: Record) -> None:
-    """Prints a case as a table."""
-    print(
-        f"\n{name}: {case['batch_size']} x {case['length']}, {case['compute_dtype']}, fill {case['fill']:.1%}, "
-        f"{case['flops_per_step'] / 1e12:.3g} TFLOP a step; a large product runs at "
-        f"{case['measured_peak_flops'] / 1e12:.3g} TFLOP/s"
-    )
-    print(f"{'':10}{'ms a step':>10}{'seq/s':>9}{'tokens/s':>11}{'TFLOP/s':>9}{'MFU':>7}{'of product':>12}"
-          f"{'first loss':>12}{'memory GB':>11}{'  flaxbert is faster by'}")  # fmt: skip
-    for contender, found in case["contenders"].items():
-        if "failed" in found:
-            print(f"{contender:10} failed: {found['failed'].splitlines()[0]}")
-            continue
-        mfu = "" if found["mfu"] is None else f"{found['mfu']:.1%}"
-        memory = "" if found["peak_memory_bytes"] is None else f"{found['peak_memory_bytes'] / 1e9:.1f}"
-        faster = found["flaxbert_is_faster_by"]
-        print(f"{contender:10}{found['step_milliseconds']:>10,.1f}{found['sequences_per_second']:>9,.1f}"
-              f"{found['tokens_per_second']:>11,.0f}{found['teraflops']:>9.3g}{mfu:>7}"
-              f"{found['share_of_measured_peak']:>12.1%}{found['first_loss']:>12.6f}{memory:>11}"
-              f"  {faster['medians']:.2f} ({faster['least']:.2f} to {faster['most']:.2f})")  # fmt: skip
-    sys.stdout.flush()
-
-
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     try:
@@ -149,7 +132,12 @@ def main(arguments: list[str] | None = None) -> None:
             "steps_of_a_turn": options.steps or DEFAULT_STEPS[kind],
             "cases": {},
         }
-        for case in cases:
+        began = time.perf_counter()
+        for number, case in enumerate(cases):
+            if options.minutes is not None and time.perf_counter() - began > 60 * options.minutes:
+                results["left_out"] = [each.name for each in cases[number:]]
+                print(f"\n{options.minutes:g} minutes are over: {', '.join(results['left_out'])} left out")
+                break
             found = compare(
                 case, device["kind"], options.peers, options.against, options.rounds, results["steps_of_a_turn"]
             )
@@ -157,6 +145,8 @@ def main(arguments: list[str] | None = None) -> None:
             report(case.name, found)
             if options.json:
                 options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            if options.markdown:
+                options.markdown.write_text(markdown(results), encoding="utf-8")
     except (ValueError, OSError, turns.Failure) as error:
         raise SystemExit(f"train_step: {error}") from None
 

@@ -49,7 +49,8 @@ class Finetune:
     """`adam`: the reference's, without bias correction. `adamw`: with it."""
     weight_decay: float = 0.01
     dropout: float | None = None
-    """Of hidden states and attention alike. None: the model's own; one that was pretrained without may want 0.1."""
+    """Of hidden states and attention alike, with --frozen of what the output layer reads. None: the model's own; one
+    that was pretrained without may want 0.1."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products."""
 

@@ -169,7 +169,8 @@ def _trained_with(grid: Grid, cell: Cell) -> dict[str, Any]:
         "trained": "the BiLSTM alone" if grid.bilstm_layers else trained,
         "training examples": f"{len(grid.splits['train'].examples.items):,} ({drawn})",
         "optimizer": grid.optimizer.name, "weight decay": grid.optimizer.weight_decay,
-        "dropout": grid.pretrained.config.dropout, "type of matrix products": grid.compute_dtype,
+        "dropout": grid.pretrained.config.dropout, "attention dropout": grid.pretrained.config.attention_dropout,
+        "type of matrix products": grid.compute_dtype,
     }  # fmt: skip
 
 

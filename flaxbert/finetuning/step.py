@@ -47,7 +47,7 @@ def build_functions(
     """Compiles for as many of the local devices as divide the batch; each has a copy of the model.
 
     The learning rate comes with each step; of `optimizer`, the name, the moments, decay and clipping count. `frozen`:
-    the output layer alone is trained, and what it reads has no dropout. `bilstm_layers`: the model is a
+    the output layer alone is trained, with dropout at its input and none before it. `bilstm_layers`: the model is a
     `BertWithBiLstm` over these layers, and frozen.
     """
     mesh, dtype = make_mesh(MeshConfig(), _devices(batch_size)), jnp.dtype(compute_dtype)

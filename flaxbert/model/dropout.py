@@ -72,4 +72,4 @@ def mixed(place: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
 
 def threshold(rate: float) -> jax.Array:
     """An element is kept where its 32 bits are not below this."""
-    return jnp.uint32(round(rate * 2**32))
+    return jnp.uint32(min(round(rate * 2**32), 2**32 - 1))

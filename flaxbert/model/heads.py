@@ -39,4 +39,4 @@ class MaskedLanguageModelHead(nn.Module):
             "nd,vd->nv", x.reshape(-1, cfg.hidden_size).astype(self.dtype), word_embedding.astype(self.dtype),
             preferred_element_type=jnp.float32,
         )  # fmt: skip
-        return constrain((logits + bias).reshape(*x.shape[:2], -1), "batch", None, "vocab")
+        return constrain((logits + bias).reshape(*x.shape[:2], cfg.padded_vocab_size), "batch", None, "vocab")

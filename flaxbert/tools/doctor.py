@@ -34,19 +34,20 @@ def show(report: Report, json_file: str | None = None, plot_file: str | None = N
     from flaxbert.terminal import Tables
 
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    if json_file == TO_STANDARD_OUTPUT:
-        print(text, end="")
-    else:
-        _print(report, Tables())
-        if json_file is not None:
-            write_output("--json", json_file, text.encode("utf-8"))
-            print(f"written: {json_file}")
+    alone = json_file == TO_STANDARD_OUTPUT
+    # Before anything is printed: whoever reads it may go.
+    if json_file is not None and not alone:
+        write_output("--json", json_file, text.encode("utf-8"))
     if plot_file is not None:
         from flaxbert.tools.doctor_plot import draw
 
         write_output("--plot", plot_file, draw(report))
-        if json_file != TO_STANDARD_OUTPUT:
-            print(f"written: {plot_file}")
+    if alone:
+        print(text, end="")
+        return
+    _print(report, Tables())
+    for path in filter(None, (json_file, plot_file)):
+        print(f"written: {path}")
 
 
 def _print(report: Report, console: "Console") -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -18,15 +19,13 @@ from jax.sharding import Mesh
 from flaxbert.config import Experiment, MeshConfig
 from flaxbert.model.attention import PLATFORMS, Request, attention, refusal
 from flaxbert.sharding import make_mesh
-from flaxbert.training.files import write_atomically
+from flaxbert.training.files import KEPT_ATTENTION, write_atomically
 
 REPEATS = 5  # of which the median counts
 CALLS = 10  # of one repeat: a call's own cost, some 50 us, must not be what is measured
 
 # Of the largest entry: rounding stays far below it, TF32's too; a wrong mask, scale or dropout does not.
 MOST_DEVIATION = 0.05
-
-KEPT = "attention.json"  # in a run's folder: what was measured there
 
 # What `plan` takes for `auto`, as it cannot measure on devices that need not be there.
 FORETOLD = {"tpu": "fused"}
@@ -83,7 +82,8 @@ def chosen(experiment: Experiment, mesh: Mesh, say: Callable[[str], None], workd
     """The experiment with a backend in place of `auto`: the fastest as the first process measures it, forward and
     backward, for all processes. Says which, and leaves out those that do not compile or run, or are wrong.
 
-    It is kept in the run's folder, for each shape and kind of device: a run that goes on rounds as it did before.
+    It is kept in the run's folder, for each shape, kind of device and version of JAX: a run that goes on rounds as it
+    did before.
     """
     names = candidates(experiment, mesh)
     if experiment.train.attention != "auto" or names == ["xla"]:  # which is what a step does for `auto`
@@ -100,20 +100,26 @@ def _kept_or_fastest(
     names: tuple[str, ...], request: Request, say: Callable[[str], None], workdir: pathlib.Path
 ) -> str:
     shape = ", ".join(f"{name} {value}" for name, value in request._asdict().items())
-    place, kept = f"{jax.local_devices()[0].device_kind}: {shape}", _kept(workdir)
+    versions = f"jax {jax.__version__}, jaxlib {jaxlib.__version__}"  # another one's kernels have shown nothing yet
+    place = f"{jax.local_devices()[0].device_kind}, {versions}: {shape}"
+    path = workdir / KEPT_ATTENTION
+    kept = _kept(path)
     if kept.get(place) in names:
-        say(f"attention by {kept[place]}, as this run began")
+        say(f"attention by {kept[place]}, as this run had it before: without {path} it would be measured again")
         return str(kept[place])
     best = _fastest(names, request, say)
-    write_atomically(workdir / KEPT, json.dumps(kept | {place: best}, indent=1) + "\n")
+    try:
+        write_atomically(path, json.dumps(kept | {place: best}, indent=1) + "\n")
+    except OSError as error:
+        say(f"{path} cannot be written ({error.strerror}): the next launch measures attention again")
     return best
 
 
-def _kept(workdir: pathlib.Path) -> dict[str, Any]:
+def _kept(path: pathlib.Path) -> dict[str, Any]:
     """What the run has chosen before; nothing where that cannot be read: it is then measured again."""
     try:
-        found = json.loads((workdir / KEPT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

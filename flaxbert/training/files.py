@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 
+KEPT_ATTENTION = "attention.json"  # in a run's folder: the backends that were measured to be the fastest
 STUDY = "not_finite"  # the folder of a run with what is left for study where its numbers stopped being numbers
 
 

@@ -48,7 +48,7 @@ def clip_to_norm(most: float) -> optax.GradientTransformation:
     """
 
     def update(gradients: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
-        scale = most / jnp.maximum(optax.tree.norm(gradients), most)
+        scale = jnp.minimum(1.0, most / optax.tree.norm(gradients))  # 1 where `most` is beyond float32, and at norm 0
         return jax.tree.map(lambda g: g * scale, gradients), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)

@@ -11,7 +11,7 @@ from typing import Any
 
 from data_pipeline import tokenizer as tokenizers
 from flaxbert.config import Experiment, flatten, from_dict
-from flaxbert.training.files import STUDY, copy_folder, write_atomically
+from flaxbert.training.files import KEPT_ATTENTION, STUDY, copy_folder, write_atomically
 from flaxbert.training.lock import LOCK
 from flaxbert.training.recovery import checkpoint_folder, has_saved, newest_whole, saved_steps
 
@@ -176,7 +176,8 @@ def _settings(experiment: Experiment, corpus: dict[str, Any], init: str | None) 
 
 def _forget_launch(folder: pathlib.Path) -> None:
     """Deletes what a launch that saved nothing has written of its run: another one may follow."""
-    (folder / "metrics.jsonl").unlink(missing_ok=True)
+    for name in ("metrics.jsonl", KEPT_ATTENTION):
+        (folder / name).unlink(missing_ok=True)
     for name in ("tensorboard", STUDY):
         shutil.rmtree(folder / name, ignore_errors=True)
 

@@ -3,6 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
+from data_pipeline.config import PrepareConfig
+from data_pipeline.prepare import prepare
+
 TABLES = """
 import sys
 from flaxbert.terminal import Tables
@@ -35,10 +40,20 @@ def test_a_full_disk_is_an_error_on_standard_output_alone():
         assert run(LINES, subprocess.PIPE, full).returncode == 0
 
 
-def test_a_file_is_written_whoever_reads_the_tables(tmp_path):
-    command = ["plan", "bert_tiny", "--search", "0", "--model.vocab-size", "512", "--json", str(tmp_path / "plan.json")]
+@pytest.mark.parametrize("kind", ["plan", "doctor"])
+def test_a_file_is_written_whoever_reads_what_is_printed(tmp_path, kind):
+    """Of doctor the report itself, which is more than a pipe's buffer, goes there."""
+    if kind == "plan":
+        name, beginning = "plan.json", b"{"
+        command = ["plan", "bert_tiny", "--search", "0", "--model.vocab-size", "512", "--json", str(tmp_path / name)]
+    else:
+        name, beginning = "plot.png", b"\x89PNG"
+        text = tmp_path / "text.txt"
+        text.write_text("".join(f"The river {n} is long.\nA town {n} lies on it.\n\n" for n in range(60)))
+        prepare(PrepareConfig(vocab_size=39), [str(text)], str(tmp_path / "corpus"), progress=False)
+        command = ["doctor", str(tmp_path / "corpus"), "--json", "-", "--plot", str(tmp_path / name)]
     with subprocess.Popen(["true"], stdin=subprocess.PIPE) as reader:
         reader.wait()
         found = run(f"import sys; from flaxbert.cli import main; sys.exit(main({command!r}))", reader.stdin)
     assert found.returncode == 0, found.stderr
-    assert (tmp_path / "plan.json").read_text().startswith("{")
+    assert (tmp_path / name).read_bytes().startswith(beginning)

@@ -23,14 +23,15 @@ def result(tmp_path_factory):
     write_batch_file(folder / "batches.npz")
     command = [
         sys.executable, "-m", "benchmarks.train_step", "--batches", str(folder / "batches.npz"), "--cases",
-        "tiny-16,tiny-16x2", "--batch-size", "tiny-16=4,tiny-16x2=4", "--peers", "eager,compiled,stock", "--compile-mode", "none such", "--rounds", "2",
-        "--steps", "2", "--dropout", "0", "--json", str(folder / "result.json"),
+        "tiny-16,tiny-16x2", "--batch-size", "tiny-16=4,tiny-16x2=4", "--peers", "eager,compiled,stock",
+        "--compile-mode", "none such", "--rounds", "2", "--steps", "2", "--dropout", "0",
+        "--json", str(folder / "result.json"), "--markdown", str(folder / "result.md"),
     ]  # fmt: skip
     run = subprocess.run(
         command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=bare_environment(folder), check=False
     )
     assert run.returncode == 0, run.stderr
-    return json.loads((folder / "result.json").read_text()), run.stdout
+    return json.loads((folder / "result.json").read_text()), run.stdout + (folder / "result.md").read_text()
 
 
 @pytest.mark.parametrize("case, forms", [("tiny-16", ("eager", "stock")), ("tiny-16x2", ("eager",))])
@@ -67,4 +68,5 @@ def test_a_peer_that_cannot_run_is_named_with_its_reason_and_the_others_go_on(re
     found, printed = result
     assert "none such" in found["cases"]["tiny-16"]["contenders"]["compiled"]["failed"]
     assert "compiled   failed: " in printed
+    assert "| compiled | failed: " in printed
     assert "one pair to a row" in found["cases"]["tiny-16x2"]["contenders"]["stock"]["failed"]

@@ -14,6 +14,7 @@ from flaxbert.training import attention_choice
 from flaxbert.training.attention_choice import (
     candidates, chosen, deviation, foretold, measure, request_of, with_attention,
 )  # fmt: skip
+from flaxbert.training.files import KEPT_ATTENTION
 from flaxbert.training.step import build_functions
 
 # Float32 sums taken in another order, through three updates.
@@ -99,16 +100,34 @@ def test_a_run_that_goes_on_keeps_its_backend(long, mesh, on_tpu, tmp_path):
     on_tpu.update(fused=0.005)
     said = []
     assert chosen(long, mesh, said.append, tmp_path).train.attention == "fused"
-    assert said == ["attention by fused, as this run began"]
+    path = tmp_path / KEPT_ATTENTION
+    assert said == [f"attention by fused, as this run had it before: without {path} it would be measured again"]
     longer = dataclasses.replace(long, train=dataclasses.replace(long.train, batch_size=8))
     assert chosen(longer, mesh, said.append, tmp_path).train.attention == "xla", "another shape is measured"
     assert chosen(long, mesh, said.append, tmp_path).train.attention == "fused", "and the first is kept"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"cpu: rows 2": "none of ours"}'])
+def test_a_choice_of_another_version_of_jax_is_made_again(long, mesh, on_tpu, tmp_path, monkeypatch):
+    on_tpu.update(xla=0.004, fused=0.0025)
+    assert chosen(long, mesh, [].append, tmp_path).train.attention == "fused"
+    attention_choice._measured.cache_clear()
+    on_tpu.update(fused=RuntimeError("the kernel is broken"))
+    monkeypatch.setattr(jax, "__version__", "99.0")
+    assert chosen(long, mesh, [].append, tmp_path).train.attention == "xla"
+
+
+def test_a_choice_that_cannot_be_kept_is_said_and_the_run_goes_on(long, mesh, on_tpu, tmp_path):
+    on_tpu.update(xla=0.004, fused=0.0025)
+    (tmp_path / KEPT_ATTENTION).mkdir()
+    said = []
+    assert chosen(long, mesh, said.append, tmp_path).train.attention == "fused"
+    assert "attention.json cannot be written (Is a directory): the next launch measures attention again" in said[-1]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"cpu: rows 2": "none of ours"}', "[" * 100_000])
 def test_a_kept_choice_that_cannot_be_read_is_made_again(long, mesh, on_tpu, tmp_path, content):
     on_tpu.update(xla=0.004, fused=0.0025)
-    (tmp_path / attention_choice.KEPT).write_text(content)
+    (tmp_path / KEPT_ATTENTION).write_text(content)
     assert chosen(long, mesh, [].append, tmp_path).train.attention == "fused"
 
 

@@ -12,7 +12,7 @@ from flaxbert.config import PRESETS, MeshConfig, OptimizerConfig
 from flaxbert.model.pretraining import BertForPreTraining, initialize
 from flaxbert.sharding import make_mesh, path_name, state_shardings
 from flaxbert.training.objective import loss_and_sums
-from flaxbert.training.optimizer import NOT_DECAYED, make_optimizer
+from flaxbert.training.optimizer import NOT_DECAYED, clip_to_norm, make_optimizer
 from flaxbert.training.schedule import learning_rate_schedule
 
 NAMES = ("adam", "adamw", "lamb")
@@ -233,3 +233,11 @@ def test_moments_are_float32(name):
     config = OptimizerConfig(name=name)
     state = make_optimizer(config, learning_rate_schedule(config, 10)).init({"kernel": jnp.zeros(3, jnp.bfloat16)})
     assert state[1].m["kernel"].dtype == state[1].v["kernel"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("most, norm, expected", [(2.0, 5.0, 2.0), (7.0, 5.0, 5.0), (1e39, 5.0, 5.0), (1.0, 0.0, 0.0)])
+def test_clipping_scales_to_the_norm_and_never_makes_a_number_none(most, norm, expected):
+    """1e39, which turns clipping off, is beyond float32."""
+    gradients = {"a": jnp.float32([0.6, 0.0]) * norm, "b": jnp.float32([[-0.8]]) * norm}
+    found, _ = clip_to_norm(most).update(gradients, optax.EmptyState())
+    assert float(optax.tree.norm(found)) == pytest.approx(expected)

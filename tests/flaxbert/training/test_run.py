@@ -11,7 +11,7 @@ from data_pipeline import tokenizer_training
 from flaxbert.config import Experiment, from_dict
 from flaxbert.phases import Phase
 from flaxbert.training import recovery, run
-from flaxbert.training.files import STUDY
+from flaxbert.training.files import KEPT_ATTENTION, STUDY
 from flaxbert.training.lock import LOCK, check_no_launch, only_launch
 from flaxbert.training.recovery import SAVED, mark_saved
 from flaxbert.training.run import MAY_CHANGE, begin_or_resume, check_run, check_same, describe_changes, read_run
@@ -148,6 +148,7 @@ def test_a_launch_that_saved_nothing_may_be_followed_by_one_with_other_settings(
     """As where the first step exhausts the devices' memory: nothing is lost, and no other folder is needed."""
     (begun / SAVED).unlink()
     (begun / "metrics.jsonl").write_text('{"step": 0, "split": "validation", "loss": 9.0}\n')
+    (begun / KEPT_ATTENTION).write_text("{}")
     for name in ("tensorboard", STUDY):
         (begun / name).mkdir()
     changed = with_field(experiment, "train.batch_size", 16)
@@ -155,7 +156,7 @@ def test_a_launch_that_saved_nothing_may_be_followed_by_one_with_other_settings(
     assert begin_or_resume(str(begun), changed, corpus, tokenizer[0]).experiment.train.batch_size == 16
     assert read_run(str(begun)).changes == []
     assert not (begun / "metrics.jsonl").exists(), "the loss that another model began with is not this one's"
-    assert not (begun / "tensorboard").exists() and not (begun / STUDY).exists()
+    assert not any((begun / name).exists() for name in ("tensorboard", STUDY, KEPT_ATTENTION))
 
 
 def test_a_run_whose_checkpoints_are_gone_is_refused_before_anything_is_written(
