@@ -20,9 +20,20 @@ lint: .venv/installed-test
 	$(BIN)/flake8 flaxbert data_pipeline experiments tests benchmarks
 	$(BIN)/mypy
 
-# INPUT is a text of some 50 MB or more.
-bench: .venv/installed
-	$(BIN)/python -m benchmarks.prepare_throughput --input $(or $(INPUT),$(error make bench INPUT=FILE: the text to measure on))
+# What a CPU can answer, on INPUT, a text of some 50 MB or more; each result is a file in build/bench.
+BENCH := build/bench
+TEXT = $(or $(INPUT),$(error make bench INPUT=FILE: the text to measure on))
+bench: .venv/installed-bench $(BENCH)/corpus/dataset.json
+	$(BIN)/python -m benchmarks.prepare_throughput --input $(TEXT) --output $(BENCH)/prepare.json
+	$(BIN)/python -m benchmarks.stream_throughput --corpus $(BENCH)/corpus --output $(BENCH)/stream.json
+	$(BIN)/python -m benchmarks.make_batches --corpus $(BENCH)/corpus --output $(BENCH)/batches.npz
+	$(BIN)/python -m benchmarks.train_step --batches $(BENCH)/batches.npz --json $(BENCH)/train_step.json --markdown $(BENCH)/train_step.md
+	$(BIN)/python -m benchmarks.loop_overhead --corpus $(BENCH)/corpus --json $(BENCH)/loop_overhead.json
+	$(BIN)/python -m benchmarks.startup --corpus $(BENCH)/corpus --json $(BENCH)/startup.json
+	$(BIN)/python -m benchmarks.checkpoint_overhead --json $(BENCH)/checkpoint_overhead.json
+
+$(BENCH)/corpus/dataset.json: | .venv/installed-bench
+	$(BIN)/flaxbert prepare $(TEXT) --output $(BENCH)/corpus --vocab-size 16000
 
 clean:
 	rm -rf .venv build *.egg-info
@@ -37,6 +48,10 @@ clean:
 
 .venv/installed-test: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+.venv/installed-bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	touch $@
 
 .venv/installed-parity: .venv/installed-test
