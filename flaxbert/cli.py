@@ -95,18 +95,19 @@ def import_(arguments: Import) -> int:
 
 
 def evaluate(arguments: Evaluate) -> int:
-    from flaxbert.tools.evaluate import show
-
     if arguments.examples is None:
         from flaxbert.launches import evaluate as run
 
-        show(run(arguments), arguments.json)
-        return DONE
-    from flaxbert.finetuning.evaluation import evaluate_file
+        found = run(arguments)
+    else:
+        from flaxbert.finetuning.evaluation import evaluate_file
 
-    if arguments.data != joins.data_of(arguments.model):
-        raise ValueError("flags of --data are of no use with --examples: the rows are those of the task")
-    show(evaluate_file(arguments.model, arguments.examples, _say), arguments.json)
+        if arguments.data != joins.data_of(arguments.model):
+            raise ValueError("flags of --data are of no use with --examples: the rows are those of the task")
+        found = evaluate_file(arguments.model, arguments.examples, _say)
+    from flaxbert.tools.evaluate import show  # JAX comes with it: a mistyped path is told of before
+
+    show(found, arguments.json)
     return DONE
 
 
