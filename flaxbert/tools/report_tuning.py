@@ -12,12 +12,13 @@ from flaxbert.finetuning.tasks import Task, find_task
 
 _ORDINARY = {
     "frozen": False, "bilstm_layers": None, "fresh": False, "optimizer": "adam", "compute_dtype": "float32",
-    "train_examples": None,
+    "weight_decay": 0.01, "dropout": None, "train_examples": None,
 }  # fmt: skip
 _WORDS: dict[str, Callable[[Any], str]] = {
     "bilstm_layers": lambda layers: f"tagged by a BiLSTM over layers {layers} of the frozen encoder",
     "frozen": lambda _: "the output layer alone is trained", "fresh": lambda _: "begun with random parameters",
-    "optimizer": str, "compute_dtype": lambda kind: f"products in {kind}",
+    "optimizer": str, "weight_decay": "weight decay {}".format, "dropout": "dropout {}".format,
+    "compute_dtype": lambda kind: f"products in {kind}",
     "train_examples": lambda count: f"{count:,} training examples, drawn once",
 }  # fmt: skip
 
@@ -63,7 +64,7 @@ def _progress(done: int, planned: int) -> str:
 
 
 def _about(settings: dict[str, Any]) -> str:
-    special = [_WORDS[name](settings[name]) for name in _ORDINARY if settings.get(name) != _ORDINARY[name]]
+    special = [_WORDS[name](settings[name]) for name, usual in _ORDINARY.items() if settings.get(name, usual) != usual]
     return "; ".join([f"from {settings['init']}, {settings['max_length']} tokens a row", *special])
 
 
@@ -75,7 +76,7 @@ def _with_results(task: Task, results: list[Any], kept: Any) -> tuple[list[str],
     rows = [[*_place(row), *(_cell(row, name) for name in metrics)] for row in found["rows"]]
     speed = found["examples_per_second"]
     took = f"All runs took {found['seconds']:,.0f} s" + (f", at {speed:,.0f} examples a second." if speed else ".")
-    headings = ["learning rate", "batch", "epochs", "seeds", *(f"{name}, %" for name in metrics)]
+    headings = ["learning rate", "batch", "epochs", "seeds", *(f"{name.replace('_', ' ')}, %" for name in metrics)]
     if best["diverged"]:
         return headings, rows, f"Every run diverged. {took}"
     scores = [f"{split}: {scored(found['best'][split])}" for split in found["best"] if split != "cell"]
@@ -90,4 +91,7 @@ def _place(row: dict[str, Any]) -> list[str]:
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
-    return "diverged" if row["diverged"] == row["seeds"] else shown(row["metrics"][name])
+    """A line breaks before the best, and not within a number and its deviation."""
+    if row["diverged"] == row["seeds"]:
+        return "diverged"
+    return shown(row["metrics"][name]).replace(" ", "\u00a0").replace("\u00a0(", " (")
