@@ -1,15 +1,17 @@
 """The same fine-tuning by flaxbert and by transformers' Trainer: equal weights, examples, batches, rates and epochs.
 
-    python -m benchmarks.against_trainer --init EXPORT --data DIR [--task sst2] [--learning-rate R] [--batch-size N]
-        [--epochs N] [--max-length N] [--train-examples N] [--seeds N] [--json RESULT.json]
+    python -m benchmarks.against_trainer --init EXPORT --data DIR [--task sst2] [--learning-rate R]
+        [--optimizer adam|adamw] [--batch-size N] [--epochs N] [--max-length N] [--train-examples N] [--seeds N]
+        [--json RESULT.json]
 
 The task is one of texts or pairs of texts with classes, such as sst2 and qnli, and DIR the folder of its data. EXPORT
 is a folder that `flaxbert export` wrote: both begin with its encoder and a new output layer. Both take batches
 of as many rows, in an order of their own, padded to the longest row of a batch (flaxbert: to the next of 32, 64, 128
 tokens and so on, so that few shapes are compiled); linear warm-up over a tenth of the steps, linear decay, weight decay
-0.01, gradients clipped at norm 1; Adam as each has it, flaxbert's being the reference's, without bias correction. Seeds
-take turns: one by flaxbert, one by the Trainer. The clock runs from the loaded model to the last step of training, with
-all that either builds or compiles for it: nothing compiled is kept from one seed to the next. Needs the extra `bench`.
+0.01, gradients clipped at norm 1; AdamW, or with `--optimizer adam` flaxbert's is the reference's, without bias
+correction. Seeds take turns: one by flaxbert, one by the Trainer. The clock runs from the loaded model to the last step
+of training, with all that either builds or compiles for it: nothing compiled is kept from one seed to the next. Needs
+the extra `bench`.
 """
 
 import argparse
@@ -48,6 +50,7 @@ class Setting:
         self.init, self.rows, self.rate, self.epochs = (
             arguments.init, arguments.batch_size, arguments.learning_rate, arguments.epochs
         )  # fmt: skip
+        self.optimizer = OptimizerConfig(arguments.optimizer)
         self.task = task_for(find_task(arguments.task), arguments.max_length)
         if self.task.kind != "classification":
             raise ValueError(f"--task {self.task.name} is no classification of texts: name sst2, qnli or another one")
@@ -70,10 +73,10 @@ def by_flaxbert(setting: Setting, seed: int) -> Result:
     build_functions.cache_clear()
     jax.clear_caches()
     began = time.perf_counter()
-    functions = build_functions(task.kind, model.config, outputs, setting.rows, OptimizerConfig())
+    functions = build_functions(task.kind, model.config, outputs, setting.rows, setting.optimizer)
     found = fine_tune(cell, start, train.features, task, functions)
     seconds = time.perf_counter() - began
-    predictor = build_functions(task.kind, model.config, outputs, PREDICTION_ROWS, OptimizerConfig())
+    predictor = build_functions(task.kind, model.config, outputs, PREDICTION_ROWS, setting.optimizer)
     said = predictions(dev.examples, dev.features, predict(dev.features, found.params, predictor), task)
     return score(task, said, references(dev.examples)) | _speed(setting, seconds)
 
@@ -139,6 +142,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--task", default="sst2")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--optimizer", choices=("adam", "adamw"), default="adamw")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--max-length", type=int, default=64)

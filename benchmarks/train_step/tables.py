@@ -31,14 +31,14 @@ def report(name: str, case: Record) -> None:
 def markdown(results: Record) -> str:
     """All cases as one table, under the command and the machine. A share of a peak is not told where none is known."""
     machine, versions = results["machine"], results["versions"]
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     lines = [
         f"# A step of training on {machine['device']}", "",
-        f"`{results['command']}`; {machine['processor']}, {machine['cores']} cores, {machine['system']}; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items()) + ". Medians of rounds in turn; FLOPs are "
-        "the model's, padding included. A number of times is how much faster flaxbert is, with the least and the most "
-        "of the rounds.", "",
-        "| case | contender | ms a step | sequences/s | tokens/s, no padding | with padding | TFLOP/s | MFU | of a large "
-        "product's rate | flaxbert is faster by |",
+        f"`{results['command']}`; {machine['processor']}, {machine['cores']} cores, {machine['system']}; {packages}. "
+        "Medians of rounds in turn; FLOPs are the model's, padding included. A number of times is how much faster "
+        "flaxbert is, with the least and the most of the rounds.", "",
+        "| case | contender | ms a step | sequences/s | tokens/s, no padding | with padding | TFLOP/s | MFU | "
+        "of a large product's rate | flaxbert is faster by |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, case in results["cases"].items():

@@ -106,8 +106,8 @@ def test_a_run_with_all_there_is_to_tell_is_told_on_one_page(run, tmp_path):
         "unigram entropy, 6.89", "66.2%", "commoner label: 60.0%", "not finite: 0; spikes: 2",
         "beside it: 1.5\u00a0s", "37.5%", "3 layers, hidden size 24", "40 of 1,000,000 steps", "<td>&lt;3&gt;</td>",
         "no launch is training now", "tales (fingerprint c0ffee)",
-        "81.25\u00a0±\u00a01.23 (best\u00a082.48)", ">54.32<", "test: accuracy 79.91", "the output layer alone is trained",
-        "sst2 &lt;i&gt;", "/home/&lt;someone&gt;/mini",
+        "81.25\u00a0±\u00a01.23 (best\u00a082.48)", ">54.32<", "test: accuracy 79.91",
+        "the output layer alone is trained", "sst2 &lt;i&gt;", "/home/&lt;someone&gt;/mini",
     ):  # fmt: skip
         assert words in page, words
     model, _ = load_run(run, 70)
