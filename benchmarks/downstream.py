@@ -9,10 +9,8 @@ that read no model: the majority label, naive Bayes over words, the share of a q
 tags that a word mostly has in training, the sentence with the most words of the question. What has ended is kept in DIR
 and not trained again. The last four flags take the place of the settings of every chosen row.
 
-The settings are for two cores. Tokens of one run with padding, by the vocabulary of uncased BERT: sst2 565,000, qnli
-593,000, wnut 390,000, qa 480,000; an evaluated token counts as a third. Six runs of each are 12.2 million: 45 minutes
-for BERT-mini at 4,500 tokens a second. With more time or a GPU, `--tasks qa --max-length 384 --train-examples 6742`
-and more epochs.
+The settings are for two cores, an hour or two for BERT-mini. With more time or a GPU, `--tasks qa --max-length 384
+--train-examples 6742` and more epochs.
 """
 
 import argparse
