@@ -11,7 +11,6 @@ and each block with the mean of the two that stand around it.
 
 import argparse
 import dataclasses
-import importlib
 import json
 import os
 import platform
@@ -30,6 +29,7 @@ import numpy as np
 from data_pipeline.store import open_corpus
 from flaxbert import joins
 from flaxbert.config import Experiment, with_vocabulary
+from flaxbert.flags import load_experiment
 from flaxbert.sharding import make_mesh
 from flaxbert.training.loop import Streams, train
 from flaxbert.training.step import build_functions
@@ -97,9 +97,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     corpus = open_corpus(arguments.corpus)
-    experiment = with_vocabulary(
-        importlib.import_module(f"experiments.{arguments.experiment}").EXPERIMENT, corpus.vocab_size
-    )
+    experiment = with_vocabulary(load_experiment(arguments.experiment), corpus.vocab_size)
     settings = dataclasses.replace(
         experiment.train, steps=arguments.every * (arguments.blocks + 1), log_every=arguments.every,
         eval_every=arguments.every, checkpoint_every=arguments.every,

@@ -14,7 +14,6 @@ Rows are 128 tokens long, 32 of them, and 8 where the model has the width of bas
 """
 
 import argparse
-import importlib
 import json
 import os
 import platform
@@ -27,6 +26,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.checkouts import add_against, read_against
+from flaxbert.flags import load_experiment
+
 KINDS = ("cold", "warm", "resume")
 PATIENCE = 600.0
 
@@ -35,7 +37,7 @@ def launch(checkout: Path, experiment: str, corpus: Path, workdir: Path, cache: 
     """Seconds from the start of a run's process to its line of step `step`, its last. Raises RuntimeError with what it
     said where it fails.
     """
-    width = importlib.import_module(f"experiments.{experiment}").EXPERIMENT.model.hidden_size
+    width = load_experiment(experiment).model.hidden_size
     settings = {
         "steps": step, "batch-size": 8 if width >= 768 else 32, "microbatches": 1, "log-every": 1, "eval-every": 0,
     }  # fmt: skip
@@ -85,15 +87,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--experiments", nargs="+", default=["bert_tiny", "bert_base"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--against", nargs="+", default=[], metavar="NAME=CHECKOUT", help="other checkouts of flaxbert")
+    add_against(parser)
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.against = read_against(parser, arguments.against, ("flaxbert",))
+    return arguments
 
 
 def main() -> None:
     arguments = parse()
-    others = dict(pair.partition("=")[::2] for pair in arguments.against)
-    checkouts = {"flaxbert": Path.cwd()} | {name: Path(folder).absolute() for name, folder in others.items()}
+    checkouts = {"flaxbert": Path.cwd()} | {name: Path(folder) for name, folder in arguments.against.items()}
     result: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.startup", *sys.argv[1:]]),
         "machine": {"platform": platform.platform(), "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]},

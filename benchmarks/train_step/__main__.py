@@ -32,6 +32,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.checkouts import add_against, read_against
 from benchmarks.train_step import batch_file, turns
 from benchmarks.train_step.case import Case, make_experiment
 from benchmarks.train_step.compare import OURS, Record, compare
@@ -51,7 +52,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batches", required=True, help="the file of python -m benchmarks.make_batches")
     parser.add_argument("--cases", help="comma-separated, such as base-128; by default those that fit the device")
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated")
-    parser.add_argument("--against", nargs="+", default=[], metavar="NAME=CHECKOUT", help="other checkouts of flaxbert")
+    add_against(parser)
     parser.add_argument("--batch-size", default="", help="such as mini-128=32,base-128=8")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="timed in a turn; 2 on a CPU, 20 on a GPU")
@@ -69,11 +70,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     unknown = sorted(set(options.peers) - set(PEERS))
     if unknown:
         parser.error(f"--peers {', '.join(unknown)}: expected some of {', '.join(PEERS)}")
-    options.against = dict(pair.partition("=")[::2] for pair in options.against)
-    for name, checkout in options.against.items():
-        there = checkout and Path(checkout, "benchmarks", "train_step", "ours.py").is_file()
-        if name in ("", OURS, *PEERS) or not there:
-            parser.error(f"--against {name}={checkout}: expected a name of its own, =, and a checkout of flaxbert")
+    options.against = read_against(parser, options.against, (OURS, *PEERS))
     for name in ("rounds", "steps", "cores"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} {getattr(options, name)} is not positive")
@@ -117,6 +114,14 @@ def machine(device: dict[str, Any], cores: int) -> Record:
     }  # fmt: skip
 
 
+def write(results: Record, options: argparse.Namespace) -> None:
+    """The files that are asked for, as far as the cases have come."""
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if options.markdown:
+        options.markdown.write_text(markdown(results), encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     try:
@@ -137,16 +142,14 @@ def main(arguments: list[str] | None = None) -> None:
             if options.minutes is not None and time.perf_counter() - began > 60 * options.minutes:
                 results["left_out"] = [each.name for each in cases[number:]]
                 print(f"\n{options.minutes:g} minutes are over: {', '.join(results['left_out'])} left out")
+                write(results, options)
                 break
             found = compare(
                 case, device["kind"], options.peers, options.against, options.rounds, results["steps_of_a_turn"]
             )
             results["cases"][case.name] = found
             report(case.name, found)
-            if options.json:
-                options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-            if options.markdown:
-                options.markdown.write_text(markdown(results), encoding="utf-8")
+            write(results, options)
     except (ValueError, OSError, turns.Failure) as error:
         raise SystemExit(f"train_step: {error}") from None
 

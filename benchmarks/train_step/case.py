@@ -1,6 +1,7 @@
 """What is timed: a model, the rows that it sees, and the settings that all contenders share."""
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def default_batch_size(preset: str, length: int, device: str) -> int:
 
 def make_experiment(
     name: str, batches: str, vocab_size: int | None, batch_size: int | None, dropout: float | None, device: str,
-    compute_dtype: str | None = None,
+    compute_dtype: Literal["float32", "bfloat16"] | None = None,
 ) -> Experiment:
     """The experiment of a case such as `base-128`, its rows as wide as those of the file; up to eight sequences share a
     row of `base-128x8`.
@@ -72,7 +73,7 @@ def make_experiment(
         optimizer=OptimizerConfig("adamw", learning_rate=LEARNING_RATE, warmup_steps=0, final_fraction=1.0),
         train=TrainConfig(
             batch_size=batch_size or default_batch_size(preset, int(length), device),
-            compute_dtype=compute_dtype or ("bfloat16" if device == "gpu" else "float32"),  # type: ignore[arg-type]
+            compute_dtype=compute_dtype or ("bfloat16" if device == "gpu" else "float32"),
         ),
     )
 

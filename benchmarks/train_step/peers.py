@@ -122,7 +122,7 @@ def gathered_batch(batch: Batch, device: str) -> dict[str, Any]:
         "next_sentence_label": np.where(batch["next_sentence_weights"], batch["next_sentence_labels"], IGNORED),
     }  # fmt: skip
     if batch["cls_positions"].shape[1] > 1:
-        mask = (sequences[:, None, :, None] == sequences[:, None, None, :])
+        mask = sequences[:, None, :, None] == sequences[:, None, None, :]
     else:
         mask = (sequences > 0)[:, None, None].expand(rows, 1, length, length)
     return {

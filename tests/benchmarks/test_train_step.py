@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bare_machine import LACKING, ROOT, bare_environment, write_batch_file
 
-from benchmarks.train_step.__main__ import cases_of, parse
+from benchmarks.train_step.__main__ import cases_of, main, parse
 from benchmarks.train_step.case import Case, batches_of, make_experiment
 from benchmarks.train_step.compare import check_losses, compare, describe, numbers
 from flaxbert.training.metrics import flops_per_sequence
@@ -123,3 +123,15 @@ def test_a_checkout_that_is_none_is_refused(batches, capsys, given):
     with pytest.raises(SystemExit):
         parse(["--batches", batches, "--against", given])
     assert f"--against {given}" in capsys.readouterr().err
+
+
+def test_cases_that_the_time_was_too_short_for_are_named_in_the_files(batches, tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
+    result, page = tmp_path / "result.json", tmp_path / "result.md"
+    main([
+        "--batches", batches, "--cases", "tiny-16,tiny-16x2", "--batch-size", "tiny-16=4,tiny-16x2=4", "--peers", "",
+        "--rounds", "1", "--steps", "1", "--minutes", "0.0001", "--json", str(result), "--markdown", str(page),
+    ])  # fmt: skip
+    found = json.loads(result.read_text())
+    assert list(found["cases"]) == ["tiny-16"] and found["left_out"] == ["tiny-16x2"]
+    assert "Left out, for the time was over: tiny-16x2." in page.read_text()
