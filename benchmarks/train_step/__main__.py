@@ -17,11 +17,12 @@ All begin with the same parameters; where the first losses, without dropout, are
 `--against` adds our own step as another checkout of the project has it, by that checkout's own `benchmarks.train_step`:
 what a change brings. Products are float32 on a CPU and bfloat16 on a GPU, or as said. Contenders take turns, each in a
 process of its own; a turn is a few steps, and medians over the rounds are compared. On a CPU all are bound to the same
-cores. Needs jax, flax, optax, torch and transformers; neither TensorFlow nor a corpus.
+cores. Needs jax, flax and optax, and torch and transformers for the peers; neither TensorFlow nor a corpus.
 """
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -114,6 +115,12 @@ def machine(device: dict[str, Any], cores: int) -> Record:
     }  # fmt: skip
 
 
+def versions() -> dict[str, str]:
+    """Of Python and of those packages that are there: without peers neither torch nor transformers need be."""
+    there = [name for name in PACKAGES if importlib.util.find_spec(name) is not None]
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in there}
+
+
 def write(results: Record, options: argparse.Namespace) -> None:
     """The files that are asked for, as far as the cases have come."""
     if options.json:
@@ -131,8 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
         results: Record = {
             "command": shlex.join(["python", "-m", "benchmarks.train_step", *(arguments or sys.argv[1:])]),
             "machine": machine(device, options.cores),
-            "versions": {"python": platform.python_version()}
-            | {name: importlib.metadata.version(name) for name in PACKAGES},
+            "versions": versions(),
             "batches": batch_file.read_metadata(options.batches),
             "steps_of_a_turn": options.steps or DEFAULT_STEPS[kind],
             "cases": {},
