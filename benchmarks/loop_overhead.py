@@ -31,7 +31,8 @@ from flaxbert import joins
 from flaxbert.config import Experiment, with_vocabulary
 from flaxbert.flags import load_experiment
 from flaxbert.sharding import make_mesh
-from flaxbert.training.loop import Streams, train
+from flaxbert.training.loop import train
+from flaxbert.training.part import Streams
 from flaxbert.training.step import build_functions
 
 LEAD_IN = 2  # steps of a turn that are not timed

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Callable, Sequence
 
 from data_pipeline.shards import ShardJob, Work
-from data_pipeline.store import write_json
 from data_pipeline.unfinished import Unfinished
+from data_pipeline.whole_files import write_json
 from data_pipeline.work_folder import read_json
 
 # A runner may start elements in several threads of one process; a tokenizer serves one, and so does the interpreter.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline.store import write_whole
+from data_pipeline.whole_files import write_whole
 
 KINDS = ("documents", "lines")
 RUN = 1 << 20

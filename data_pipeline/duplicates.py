@@ -11,7 +11,7 @@ from typing import Iterator, NamedTuple
 import numpy as np
 
 from data_pipeline.digests import KINDS, RUN, Totals, lines_of, read_run, run_lengths, run_path
-from data_pipeline.store import write_whole
+from data_pipeline.whole_files import write_whole
 
 PART = 4 << 20
 """Digests compared at once. Each takes some 40 bytes of memory meanwhile."""

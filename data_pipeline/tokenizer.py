@@ -13,8 +13,9 @@ import numpy as np
 
 from data_pipeline import sentencepiece_model, tokenizer_folder
 from data_pipeline.normalization import normalize
-from data_pipeline.store import canonical_digest, token_dtype
+from data_pipeline.store import token_dtype
 from data_pipeline.tokenizer_differences import Difference, differences
+from data_pipeline.whole_files import canonical_digest
 from data_pipeline.word_table import Ragged, WordTable, flatten
 
 __all__ = ["SPECIAL_PIECES", "Difference", "Tokenizer", "from_sentencepiece", "load"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from data_pipeline import sentencepiece_model
 from data_pipeline.normalization import rust_normalizer
-from data_pipeline.store import write_json
+from data_pipeline.whole_files import write_json
 
 INFO = "tokenizer_info.json"
 MODEL = "sentencepiece.model"

@@ -9,8 +9,9 @@ from typing import Any, Iterator
 
 from data_pipeline import python_docs
 from data_pipeline.config import PrepareConfig
-from data_pipeline.store import FORMAT_VERSION, MANIFEST, SPLITS, TOKENIZER_FOLDER, write_json
+from data_pipeline.store import FORMAT_VERSION, MANIFEST, SPLITS, TOKENIZER_FOLDER
 from data_pipeline.unfinished import Unfinished, writing
+from data_pipeline.whole_files import write_json
 
 WORK = ".prepare"
 SAMPLE = "sample.json"

@@ -148,7 +148,7 @@ def streams(corpus: Any, experiment: Experiment) -> Any:
     from data_pipeline.windows import Position
     from flaxbert.phases import parts
     from flaxbert.sharding import host_share, make_mesh
-    from flaxbert.training.loop import Streams
+    from flaxbert.training.part import Streams
 
     phases = [part.experiment for part in parts(experiment)]
     index, count = host_share(make_mesh(experiment.mesh))

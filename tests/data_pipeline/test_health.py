@@ -14,8 +14,9 @@ from data_pipeline.config import DataConfig, PrepareConfig
 from data_pipeline.pairing import PAIRINGS
 from data_pipeline.prepare import prepare
 from data_pipeline.statistics import window_facts
-from data_pipeline.store import join, open_corpus, read_block, write_json, write_manifest
+from data_pipeline.store import join, open_corpus, read_block, write_manifest
 from data_pipeline.tokenizer import SPECIAL_PIECES, load
+from data_pipeline.whole_files import write_json
 
 WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in "nlr"]  # 180
 LETTERS = list("qvwxyz")

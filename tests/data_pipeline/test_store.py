@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data_pipeline
-from data_pipeline.store import Documents, ShardWriter, canonical_digest, read_block, token_dtype, write_manifest
+from data_pipeline.store import Documents, ShardWriter, read_block, token_dtype, write_manifest
+from data_pipeline.whole_files import canonical_digest
 
 SENTENCES = st.lists(st.integers(0, 65_000), min_size=1, max_size=9)
 DOCUMENTS = st.lists(st.lists(SENTENCES, min_size=1, max_size=4), min_size=1)

@@ -10,7 +10,8 @@ import pytest
 
 from data_pipeline.config import DataConfig
 from flaxbert.config import Experiment, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
-from flaxbert.training.loop import Outcome, Streams, train
+from flaxbert.training.loop import Outcome, train
+from flaxbert.training.part import Streams
 from flaxbert.training.step import build_functions
 
 EXPERIMENT = Experiment(

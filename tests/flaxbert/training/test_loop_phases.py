@@ -9,7 +9,8 @@ import pytest
 
 from flaxbert.phases import Phase
 from flaxbert.training.checkpoint import restore_params
-from flaxbert.training.loop import Outcome, Streams, train
+from flaxbert.training.loop import Outcome, train
+from flaxbert.training.part import Streams
 from flaxbert.training.profile import is_missed
 
 TIMES = {"seconds", "save_seconds", "sequences_per_second", "tokens_per_second", "mfu"}
