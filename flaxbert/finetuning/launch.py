@@ -145,13 +145,15 @@ def _check_segments(splits: dict[str, Split], segment_types: int) -> None:
 def _settings(arguments: Finetune, task: Task, model: Any, splits: dict[str, Split]) -> dict[str, Any]:
     """What makes the results of a cell what they are; the grid itself may grow."""
     kept = (
-        "frozen", "fresh", "optimizer", "weight_decay", "dropout", "compute_dtype", "train_examples", "bilstm_layers",
+        "frozen", "fresh", "optimizer", "weight_decay", "compute_dtype", "train_examples", "bilstm_layers",
     )  # fmt: skip
+    own = _begun_with(model.checkpoint, arguments.dropout).config == model.checkpoint.config
     return {
         "format_version": FORMAT_VERSION,
         "task": task.name, "init": str(Path(arguments.init).absolute()), "weights": _digest(model.params),
         "max_length": task.max_length, "labels": list(splits["train"].examples.labels),
         "data": {name: _digest_of_rows(split) for name, split in splits.items()},
+        "dropout": None if own else arguments.dropout,
         **{name: getattr(arguments, name) for name in kept},
     }  # fmt: skip
 

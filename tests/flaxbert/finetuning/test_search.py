@@ -137,6 +137,8 @@ def test_dropout_is_that_of_the_model_or_the_one_asked_for(model, tmp_path, caps
         (cell,) = (tmp_path / name / "cells").glob("*.json")
         losses[name] = json.loads(cell.read_text())["loss"]
     assert losses["own"] == losses["same"] != losses["other"]
+    assert finetune("classification", model, data, tmp_path / "own", *flags, "--dropout", str(own)) == cli.DONE
+    assert finetune("classification", model, data, tmp_path / "same", *flags) == cli.DONE
     config = json.loads((tmp_path / "other" / "best" / "config.json").read_text())
     assert config["hidden_dropout_prob"] == config["attention_probs_dropout_prob"] == 0.4
     assert finetune("classification", model, data, tmp_path / "other", *flags) == cli.USER_ERROR
