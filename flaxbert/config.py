@@ -169,7 +169,8 @@ class TrainConfig:
     seed: int = 0
     """Of parameters, dropout and the stream of batches."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of matrix products; parameters, optimizer, LayerNorm, softmax and loss are float32 always."""
+    """Of matrix products; parameters, optimizer, LayerNorm, softmax and loss are float32 always. On a CPU all between
+    the products is too, and so are the two products of attention."""
     microbatches: int = 1
     """Parts that a batch is computed in, one after the other: as many times less memory for activations. Sums are added
     and divided once, so the number changes nothing but the order of float32 sums."""

@@ -71,6 +71,12 @@ def partition_spec(*axes: str | None) -> PartitionSpec:
     return PartitionSpec(*(None if axis is None else MESH_AXES[axis] for axis in axes))
 
 
+def platform() -> str:
+    """What is traced now is compiled for: `cpu`, `gpu` or `tpu`; that of the mesh, else of the first device."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else str(device.platform)
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Fixes the layout of an activation with these named axes; the identity where no mesh is set."""
     if jax.sharding.get_abstract_mesh().empty:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flaxbert.model.dropout import dropout, row_seeds
 from flaxbert.model.fused import fused_attention, fused_refusal
 from flaxbert.model.library_attention import cudnn_attention, cudnn_refusal, splash_attention, splash_refusal
+from flaxbert.model.products import einsum
 from flaxbert.sharding import MESH_AXES, partition_spec
 
 # Where each backend can run. Interpreted on a CPU, `fused` is for tests: it is correct there, and slow.
@@ -73,7 +74,7 @@ def attention_weights(query: jax.Array, key: jax.Array, sequence_ids: jax.Array)
     """What each token takes of each other one: maps query, key [B, S, H, K] to float32 [B, H, S, S], whose last axis
     adds up to 1. See `attention`.
     """
-    scores = jnp.einsum("bqhk,bshk->bhqs", query, key, preferred_element_type=jnp.float32)
+    scores = einsum("bqhk,bshk->bhqs", query, key, query.dtype)
     same = sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]  # [B, 1, S, S]
     scores = jnp.where(same, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores, axis=-1)

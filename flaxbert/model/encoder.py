@@ -1,5 +1,6 @@
 """Embeddings, the transformer layer and the scanned stack of them (reference: modeling.py)."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 from flaxbert.config import ModelConfig
 from flaxbert.model.attention import attention
 from flaxbert.model.dropout import dropout
-from flaxbert.sharding import constrain
+from flaxbert.model.products import dense_product, results_dtype
+from flaxbert.sharding import constrain, platform
 
 # What the forward pass keeps of a layer beside its input. `products`: the outputs of its dense layers, so that only
 # attention and what is computed element by element are done twice. `layers`: nothing, the whole layer is done twice.
@@ -18,7 +20,9 @@ POLICIES = {
     "layers": jax.checkpoint_policies.nothing_saveable,
 }
 
-UNROLLED_LAYERS = 4  # layers in one round of the scan: small models lose their loop, large ones still compile fast
+# Layers in one round of the scan. What a round hands to the backward pass is stacked with that of the others: memory is
+# filled with zeros, written and read once more, which takes a CPU a quarter of a step. The price is time to compile.
+UNROLLED_LAYERS = {"cpu": 24, "gpu": 4, "tpu": 4}
 
 
 def initializer(config: ModelConfig) -> Any:
@@ -59,7 +63,10 @@ def dense(
     config: ModelConfig, features: int | tuple[int, ...], dtype: Any, name: str | None = None, axis: Any = -1
 ) -> Dense:
     """A dense layer over the last axis, or the last ones, whose product is in `dtype`; its parameters are float32."""
-    return Dense(features, axis=axis, dtype=dtype, kernel_init=initializer(config), name=name)
+    return Dense(
+        features, axis=axis, dtype=results_dtype(dtype), kernel_init=initializer(config), name=name,
+        dot_general=functools.partial(dense_product, dtype) if platform() == "cpu" else None,
+    )  # fmt: skip
 
 
 def activation(config: ModelConfig, x: jax.Array) -> jax.Array:
@@ -193,7 +200,7 @@ class Encoder(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,
             length=self.config.num_layers,
-            unroll=min(self.config.num_layers, UNROLLED_LAYERS),
+            unroll=min(self.config.num_layers, UNROLLED_LAYERS.get(platform(), 4)),
         )
         self.layers = scanned(
             self.config, self.deterministic, self.dtype, self.keeps_layers, self.backend, self.packed

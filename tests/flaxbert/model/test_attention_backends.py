@@ -111,9 +111,11 @@ def test_the_kernels_for_gpu_can_be_lowered_and_write_no_scores(dtype):
 
     arrays = [jax.ShapeDtypeStruct((2, 512, 12, 64), dtype)] * 4
     ids, rows = jax.ShapeDtypeStruct((2, 512), jnp.int32), jax.ShapeDtypeStruct((2,), jnp.int32)
-    exported = jax.export.export(jax.jit(gradients), platforms=["cuda"], disabled_checks=[
-        jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
-    ])(ids, rows, *arrays)  # fmt: skip
+    device = jax.sharding.AbstractDevice("NVIDIA H200", num_cores=132, platform="gpu")
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
+        exported = jax.export.export(jax.jit(gradients), platforms=["cuda"], disabled_checks=[
+            jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
+        ])(ids, rows, *arrays)  # fmt: skip
     text = exported.mlir_module()
     assert text.count("triton") >= 3 and "512x512" not in text
 

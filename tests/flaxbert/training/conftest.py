@@ -10,6 +10,7 @@ import pytest
 
 from data_pipeline.config import DataConfig
 from flaxbert.config import Experiment, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+from flaxbert.model import encoder
 from flaxbert.training.loop import Outcome, train
 from flaxbert.training.part import Streams
 from flaxbert.training.step import build_functions
@@ -103,7 +104,7 @@ def quickly_compiled(folder):
     before = {name: getattr(jax.config, name) for name in settings}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flaxbert.training.loop.build_functions", build_once)
-        patch.setattr("flaxbert.model.encoder.UNROLLED_LAYERS", 1)
+        patch.setitem(encoder.UNROLLED_LAYERS, "cpu", 1)
         for name, value in settings.items():
             jax.config.update(name, value)
         yield

@@ -84,7 +84,7 @@ import sys
 from conftest import EXPERIMENT, synthetic_streams
 from flaxbert.model import encoder
 from flaxbert.training.loop import train
-encoder.UNROLLED_LAYERS = 1
+encoder.UNROLLED_LAYERS["cpu"] = 1
 train(EXPERIMENT, sys.argv[1], synthetic_streams())
 """
 
