@@ -16,10 +16,9 @@ from data_pipeline.progress import Progress, summary_lines
 from data_pipeline.sample import train_on_sample
 from data_pipeline.shards import COUNTS, ShardJob, Work, digest_shard, prepare_shard
 from data_pipeline.sources import Range, Source, find_sources, identity, plan_shards
-from data_pipeline.store import (
-    MANIFEST, SPLITS, TOKENIZER_FOLDER, canonical_digest, file_digest, open_corpus, write_json, write_manifest
-)
+from data_pipeline.store import MANIFEST, SPLITS, TOKENIZER_FOLDER, open_corpus, write_manifest
 from data_pipeline.tokenizer import Tokenizer, load
+from data_pipeline.whole_files import canonical_digest, file_digest, write_json
 from data_pipeline.work_folder import SAMPLE, check_same, read_json, remove_leftovers, work_folder
 
 _VERSIONED = ("numpy", "pyarrow", "sentencepiece", "sentencex", "tokenizers")

@@ -18,11 +18,10 @@ from data_pipeline.documents import Document
 from data_pipeline.duplicates import Repeated, Sieve
 from data_pipeline.sentences import sentence_splitter
 from data_pipeline.sources import Range
-from data_pipeline.store import (
-    SPLITS, TOKENIZER_FOLDER, Documents, ShardWriter, join, shard_name, token_dtype, write_json
-)
+from data_pipeline.store import SPLITS, TOKENIZER_FOLDER, Documents, ShardWriter, join, shard_name, token_dtype
 from data_pipeline.tokenizer import Tokenizer, load
 from data_pipeline.unfinished import writing
+from data_pipeline.whole_files import write_json
 
 # Characters encoded at once: enough to repay a call, few enough to stay in the processor's cache and in memory.
 _CHUNK_CHARACTERS = 2_000_000

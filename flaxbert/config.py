@@ -170,7 +170,7 @@ class TrainConfig:
     """Of parameters, dropout and the stream of batches."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products; parameters, optimizer, LayerNorm, softmax and loss are float32 always. On a CPU all between
-    the products is too, and so are the two products of attention."""
+    the products is too."""
     microbatches: int = 1
     """Parts that a batch is computed in, one after the other: as many times less memory for activations. Sums are added
     and divided once, so the number changes nothing but the order of float32 sums."""

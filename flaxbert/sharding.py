@@ -72,7 +72,10 @@ def partition_spec(*axes: str | None) -> PartitionSpec:
 
 
 def platform() -> str:
-    """What is traced now is compiled for: `cpu`, `gpu` or `tpu`; that of the mesh, else of the first device."""
+    """What is traced now is compiled for: `cpu`, `gpu` or `tpu`; that of the mesh, else of the first device.
+
+    To lower for another one, set a mesh of its devices or, without them, `jax.sharding.use_abstract_mesh`.
+    """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else str(device.platform)
 

@@ -22,7 +22,7 @@ POLICIES = {
 
 # Layers in one round of the scan. What a round hands to the backward pass is stacked with that of the others: memory is
 # filled with zeros, written and read once more, which takes a CPU a quarter of a step. The price is time to compile.
-UNROLLED_LAYERS = {"cpu": 24, "gpu": 4, "tpu": 4}
+UNROLLED_LAYERS = {"cpu": 12, "gpu": 4, "tpu": 4}
 
 
 def initializer(config: ModelConfig) -> Any:
@@ -123,10 +123,8 @@ class SelfAttention(nn.Module):
         """Maps x [B, S, D] to [B, S, D]."""
         cfg = self.config
         heads = (cfg.num_heads, cfg.head_size)
-        q, k, v = (
-            constrain(dense(cfg, heads, self.dtype, name)(x), "batch", "length", "heads", "head_size")
-            for name in ("query", "key", "value")
-        )  # [B, S, H, K] each
+        projected = (dense(cfg, heads, self.dtype, name)(x).astype(self.dtype) for name in ("query", "key", "value"))
+        q, k, v = (constrain(y, "batch", "length", "heads", "head_size") for y in projected)  # [B, S, H, K] each
         key = None if self.deterministic else self.make_rng("dropout")
         y = attention(q, k, v, sequence_ids, cfg.attention_dropout, key, rows, self.backend, self.packed)
         return dense(cfg, cfg.hidden_size, self.dtype, "output", axis=(-2, -1))(y)
@@ -200,11 +198,16 @@ class Encoder(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,
             length=self.config.num_layers,
-            unroll=min(self.config.num_layers, UNROLLED_LAYERS.get(platform(), 4)),
+            unroll=min(self.config.num_layers, self._layers_of_a_round()),
         )
         self.layers = scanned(
             self.config, self.deterministic, self.dtype, self.keeps_layers, self.backend, self.packed
         )
+
+    def _layers_of_a_round(self) -> int:
+        if platform() == "cpu" and self.rematerialization != "none":
+            return 1  # XLA computes again from round to round there, not inside of one
+        return UNROLLED_LAYERS.get(platform(), 4)
 
     def __call__(self, batch: dict[str, jax.Array]) -> jax.Array:
         """Maps ids [B, S] to hidden states, float32 [B, S, D]; where `keeps_layers`, [L + 1, B, S, D], the embeddings

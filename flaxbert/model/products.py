@@ -1,6 +1,7 @@
 """Matrix products of rounded operands with float32 sums, forward and backward, as a platform does them fast."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ def einsum(subscripts: str, left: jax.Array, right: jax.Array, dtype: Any) -> ja
     """`jnp.einsum` of two arrays rounded to `dtype`; float32. Each letter is in two of the three places.
 
     In the backward pass the gradient is rounded too: left as it is, it would make both products there float32 ones.
+    Below float32 there is no forward-mode derivative.
     """
     if dtype == jnp.float32:
         return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
@@ -25,6 +27,13 @@ def results_dtype(dtype: Any) -> Any:
     to work on it otherwise it converts back and forth.
     """
     return jnp.dtype(jnp.float32) if platform() == "cpu" else jnp.dtype(dtype)
+
+
+def einsum_like_dense(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    """`einsum` in the type of `right`, whose result is of the type that a dense layer gives."""
+    if results_dtype(right.dtype) == jnp.float32:
+        return einsum(subscripts, left, right, right.dtype)
+    return jnp.einsum(subscripts, left.astype(right.dtype), right)
 
 
 def dense_product(dtype: Any, left: jax.Array, kernel: jax.Array, dimensions: Any, **unused: Any) -> jax.Array:
@@ -39,18 +48,13 @@ def dense_product(dtype: Any, left: jax.Array, kernel: jax.Array, dimensions: An
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _einsum(subscripts: str, dtype: Any, left: jax.Array, right: jax.Array) -> jax.Array:
-    left, right = left.astype(dtype), right.astype(dtype)
-    if platform() == "cpu":
-        if left.ndim == right.ndim == 2:
-            return _arranged(subscripts, left, right)
-        left, right = left.astype(jnp.float32), right.astype(jnp.float32)
-    return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
+    return _product(subscripts, left.astype(dtype), right.astype(dtype))
 
 
 def _forward(subscripts: str, dtype: Any, left: jax.Array, right: jax.Array) -> tuple[jax.Array, tuple[Any, ...]]:
     types = jnp.zeros(0, left.dtype), jnp.zeros(0, right.dtype)
     left, right = left.astype(dtype), right.astype(dtype)
-    return _einsum(subscripts, dtype, left, right), (left, right, *types)
+    return _product(subscripts, left, right), (left, right, *types)  # bare: rematerialization looks for products
 
 
 def _backward(subscripts: str, dtype: Any, kept: tuple[Any, ...], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -65,22 +69,52 @@ def _backward(subscripts: str, dtype: Any, kept: tuple[Any, ...], gradient: jax.
 _einsum.defvjp(_forward, _backward)
 
 
+def _product(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    if platform() == "cpu":
+        if jax.sharding.get_abstract_mesh().size <= 1:  # 0: none is set
+            return _arranged(subscripts, left, right)
+        # XLA does not divide what has its layout said, and each device would gather all of it.
+        left, right = left.astype(jnp.float32), right.astype(jnp.float32)
+    return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
+
+
 def _arranged(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """The product of two matrices in the one form that XLA gives to its library for CPUs, at twice the rate of float32:
-    the left one's last axis is summed over, and both lie row by row. Anything else it converts to float32.
+    """The product in the one form that XLA gives to its library for CPUs, at twice the rate of float32: axes that all
+    have come first, the left operand's last axis is summed over, and everything lies row by row. What is not in this
+    form it converts to float32. Either operand may be the left one: of the two ways, the one that moves less memory.
     """
     operands, out = subscripts.split("->")
     first, second = operands.split(",")
-    if out[0] in second:
+    sizes = dict(zip(first + second, left.shape + right.shape))
+    batch = "".join(axis for axis in first if axis in second and axis in out)
+    (summed,) = set(first) & set(second) - set(out)
+
+    def way(first: str, second: str) -> tuple[int, str, str, str]:
+        """(bytes moved, axes of the left operand, of the right one, of the result)."""
+        own, other = ("".join(axis for axis in axes if axis not in batch + summed) for axes in (first, second))
+        rows, columns, result = (
+            f"{batch}{own}{summed}", batch + "".join(axis for axis in second if axis not in batch), batch + own + other
+        )  # fmt: skip
+        turned = ((first, rows, 2), (second, columns, 2), (out, result, 4))
+        moved = sum(size * math.prod(sizes[axis] for axis in old) for old, new, size in turned if old != new)
+        return moved, rows, columns, result
+
+    if way(second, first)[0] < way(first, second)[0]:
         first, second, left, right = second, first, right, left
-    summed = next(letter for letter in first if letter in second)
-    if first[-1] != summed:
-        left = left.T
-    axes = ((1,), (second.index(summed),)), ((), ())
-    product = jax.lax.dot_general(_in_rows(left), _in_rows(right), axes, preferred_element_type=jnp.float32)
-    return _in_rows(product)  # a transposition of it would be made one of the operands
+    _, rows, columns, result = way(first, second)
+    axes = (rows.index(summed),), (columns.index(summed),)
+    together = tuple(range(len(batch)))
+    product = jax.lax.dot_general(
+        _in_rows(_turned(left, first, rows)), _in_rows(_turned(right, second, columns)), (axes, (together, together)),
+        preferred_element_type=jnp.float32,
+    )
+    return _turned(_in_rows(product), result, out)  # bare, a transposition of it is made one of the operands
+
+
+def _turned(x: jax.Array, axes: str, wanted: str) -> jax.Array:
+    return x if axes == wanted else jnp.transpose(x, [axes.index(axis) for axis in wanted])
 
 
 def _in_rows(x: jax.Array) -> jax.Array:
-    found: jax.Array = with_layout_constraint(x, Layout((0, 1)))
+    found: jax.Array = with_layout_constraint(x, Layout(tuple(range(x.ndim))))
     return found

@@ -35,19 +35,21 @@ def show(report: Report, json_file: str | None = None, plot_file: str | None = N
 
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     alone = json_file == TO_STANDARD_OUTPUT
-    # Before anything is printed: whoever reads it may go.
-    if json_file is not None and not alone:
-        write_output("--json", json_file, text.encode("utf-8"))
-    if plot_file is not None:
-        from flaxbert.tools.doctor_plot import draw
+    try:
+        if alone:
+            print(text, end="")
+        else:
+            _print(report, Tables())
+    finally:  # whoever reads the tables may go, and a disk that is full costs the files alone
+        if json_file is not None and not alone:
+            write_output("--json", json_file, text.encode("utf-8"))
+        if plot_file is not None:
+            from flaxbert.tools.doctor_plot import draw
 
-        write_output("--plot", plot_file, draw(report))
-    if alone:
-        print(text, end="")
-        return
-    _print(report, Tables())
-    for path in filter(None, (json_file, plot_file)):
-        print(f"written: {path}")
+            write_output("--plot", plot_file, draw(report))
+    if not alone:
+        for path in filter(None, (json_file, plot_file)):
+            print(f"written: {path}")
 
 
 def _print(report: Report, console: "Console") -> None:

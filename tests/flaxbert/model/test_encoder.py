@@ -241,3 +241,22 @@ def test_dropout_is_off_unless_it_is_asked_for(small_config, small_params, rando
     first, again, other = encode(jax.random.key(1)), encode(jax.random.key(1)), encode(jax.random.key(2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_rematerialization_keeps_less_in_memory(dtype, small_config, random_batch):
+    """`products` keeps those of the dense layers, `layers` nothing of a layer but its input."""
+    config = dataclasses.replace(small_config, num_layers=6)
+    params = jax.eval_shape(lambda: initialize(config, jax.random.key(0)))
+    batch = {name: jnp.repeat(x, 16, axis=0) for name, x in random_batch([(13,), (20,)]).items()}
+
+    def temporaries(rematerialization):
+        model = BertForPreTraining(config, dtype=dtype, rematerialization=rematerialization)
+
+        def loss(params):
+            return jnp.sum(model.apply({"params": params}, batch, method="encode") ** 2)
+
+        return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    none, products, layers = (temporaries(each) for each in ("none", "products", "layers"))
+    assert layers < 0.8 * products < 0.5 * none

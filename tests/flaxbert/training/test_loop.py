@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from flaxbert.config import MeshConfig
-from flaxbert.training import checkpoint, loop, orbax_manager
+from flaxbert.training import checkpoint, loop, orbax_manager, part
 from flaxbert.training.checkpoint import open_checkpoints, restore_params
 from flaxbert.training.loop import DeviceMemoryError, Outcome, check_devices, train
 
@@ -253,7 +253,7 @@ def test_a_run_goes_on_on_another_mesh(uninterrupted, tmp_path, experiment, stre
 def test_the_best_held_out_step_is_kept_beside_the_newest(tmp_path, with_train, streams_of, monkeypatch):
     losses = {2: 5.0, 4: 1.0, 6: 3.0, 8: 2.0, 10: 4.0, 12: 1.5}
     monkeypatch.setattr(
-        loop, "evaluate", lambda e, f, b, s, step, stop: {"step": step, "split": "validation", "loss": losses[step]}
+        part, "evaluate", lambda e, f, b, s, step, stop: {"step": step, "split": "validation", "loss": losses[step]}
     )
     experiment = with_train(eval_every=2, checkpoint_every=2, keep_checkpoints=1)
     with pytest.raises(Crash):
