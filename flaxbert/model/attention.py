@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flaxbert.model.dropout import dropout, row_seeds
 from flaxbert.model.fused import fused_attention, fused_refusal
 from flaxbert.model.library_attention import cudnn_attention, cudnn_refusal, splash_attention, splash_refusal
-from flaxbert.model.products import einsum, einsum_like_dense
+from flaxbert.model.products import einsum, einsum_in_type
 from flaxbert.sharding import MESH_AXES, partition_spec
 
 # Where each backend can run. Interpreted on a CPU, `fused` is for tests: it is correct there, and slow.
@@ -55,8 +55,7 @@ def attention(
     """Maps query, key, value [B, S, H, K] to [B, S, H, K] (Vaswani et al. 2017, section 3.2.1).
 
     A token attends to the tokens with its own id in `sequence_ids` [B, S]. Padding has id 0 and attends to padding:
-    no row of the softmax is empty, and no real token sees it. Softmax and its sums are float32; the result is of the
-    type that a dense layer gives.
+    no row of the softmax is empty, and no real token sees it. Softmax and its sums are float32.
     `rows` [B]: see `dropout`.
 
     Backends agree within float tolerance; what `cudnn` gives at padding is zero. Raises ValueError where the backend
@@ -67,7 +66,7 @@ def attention(
         probabilities = attention_weights(query, key, sequence_ids)
         if dropout_key is not None:
             probabilities = dropout(probabilities, rate, dropout_key, rows)
-        return einsum_like_dense("bhqs,bshk->bqhk", probabilities, value)
+        return einsum_in_type("bhqs,bshk->bqhk", probabilities, value)
     return _accelerated(backend, packed, rate, (query, key, value, sequence_ids), dropout_key, rows)
 
 

@@ -29,10 +29,10 @@ def results_dtype(dtype: Any) -> Any:
     return jnp.dtype(jnp.float32) if platform() == "cpu" else jnp.dtype(dtype)
 
 
-def einsum_like_dense(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """`einsum` in the type of `right`, whose result is of the type that a dense layer gives."""
-    if results_dtype(right.dtype) == jnp.float32:
-        return einsum(subscripts, left, right, right.dtype)
+def einsum_in_type(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    """`einsum` in the type of `right`, which is that of the result too."""
+    if platform() == "cpu":
+        return einsum(subscripts, left, right, right.dtype).astype(right.dtype)
     return jnp.einsum(subscripts, left.astype(right.dtype), right)
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from flaxbert.model.attention import attention
 from flaxbert.model.dropout import dropout
-from flaxbert.model.products import results_dtype
 
 B, S, H, K = 2, 12, 3, 5
 SEQUENCE_IDS = np.array([[1, 1, 1, 1, 2, 2, 2, 3, 3, 0, 0, 0], [1] * 12], np.int32)
@@ -80,6 +79,6 @@ def test_softmax_is_float32_where_the_products_are_not(inputs):
     """Each input is rounded to 8 bits of mantissa, a relative error of 2^-9, and so is each probability."""
     low = [jnp.asarray(x, jnp.bfloat16) for x in inputs]
     y = attention(*low, SEQUENCE_IDS)
-    assert y.dtype == results_dtype(jnp.bfloat16)
+    assert y.dtype == jnp.bfloat16
     exact = plain_attention(*(np.asarray(x, np.float32) for x in low), SEQUENCE_IDS)
     np.testing.assert_allclose(np.asarray(y, np.float32), exact, atol=3 * 2**-8)
