@@ -21,7 +21,7 @@ POLICIES = {
 }
 
 # Layers in one round of the scan. What a round hands to the backward pass is stacked with that of the others: memory is
-# filled with zeros, written and read once more, an eighth to a quarter of a step on a CPU. The price is time to compile.
+# filled with zeros, written and read once more, an eighth to a quarter of a CPU's step. The price is time to compile.
 UNROLLED_LAYERS = {"cpu": 12, "gpu": 4, "tpu": 4}
 
 
