@@ -1,16 +1,19 @@
 """One launch at a time trains in a run's directory. Imports nothing slow: a launch asks it before all else."""
 
 import contextlib
+import errno
 import fcntl
 import pathlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 LOCK = ".lock"
 ASKING_SECONDS = 1.0  # far more than a launch that asks holds the lock
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what a file system without them answers
 
 
 def check_no_launch(workdir: str) -> None:
-    """Raises ValueError where a launch is training in `workdir`. Writes nothing.
+    """Raises ValueError where a launch is training in `workdir`, as far as its file system has locks. Writes nothing.
 
     For every process of a launch, before it joins the others: one that knocks at the coordinator of processes that
     train already ends them all. Asking shares the lock, so those of one launch do not shut each other out.
@@ -22,12 +25,20 @@ def check_no_launch(workdir: str) -> None:
         raise _taken(workdir) from None
     except (FileNotFoundError, NotADirectoryError):
         return  # nothing has been launched there, or what follows says why nothing can be
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
 
 
 @contextlib.contextmanager
-def only_launch(workdir: str) -> Iterator[None]:
+def only_launch(workdir: str, say: Callable[[str], None] = _say) -> Iterator[None]:
     """Keeps a second launch of the same run out: they would delete each other's checkpoints. The system gives the lock
-    back when its holder dies, however it dies.
+    back when its holder dies, however it dies. Where there are no locks `say` is told, and none is kept out: a file in
+    their place would outlive a holder that is killed, and keep out the launch that is to go on.
     """
     import filelock
 
@@ -35,7 +46,10 @@ def only_launch(workdir: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=ASKING_SECONDS, poll_interval=0.02)
+        if _has_locks(folder / LOCK):
+            lock.acquire(timeout=ASKING_SECONDS, poll_interval=0.02)
+        else:
+            say(f"the file system of {workdir} has no locks: a second launch there would not be refused")
     except filelock.Timeout:
         raise _taken(workdir) from None
     try:
@@ -46,6 +60,19 @@ def only_launch(workdir: str) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         lock.release()
+
+
+def _has_locks(path: pathlib.Path) -> bool:
+    try:
+        with open(path, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 def _taken(workdir: str) -> ValueError:

@@ -1,4 +1,4 @@
-"""Several processes: they find each other, and whichever dies, hangs, errs or never comes, all end, soon, and say why.
+"""Several processes: they find each other, and whichever dies, stops, errs or never comes, all end, soon, and say why.
 
 Real processes on this machine. Each waits `HEARTBEAT` seconds for a silent one, where a user's wait 100.
 """
@@ -98,7 +98,7 @@ def test_a_killed_process_ends_the_other_which_says_so(start, victim):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_hangs_ends_the_other_after_the_heartbeat(start, victim):
+def test_a_process_that_stops_ends_the_other_after_the_heartbeat(start, victim):
     both = start(0), start(1)
     ready(*both)
     both[victim].send_signal(signal.SIGSTOP)

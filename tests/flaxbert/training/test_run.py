@@ -1,8 +1,10 @@
 """A run's directory goes on with the run that it holds, and with no other."""
 
 import dataclasses
+import errno
 import fcntl
 import json
+import os
 import threading
 
 import pytest
@@ -235,6 +237,21 @@ def test_a_second_launch_of_a_run_is_refused_while_the_first_one_trains(begun):
     check_no_launch(str(begun))
     with only_launch(str(begun)):
         assert snapshot(begun).keys() - before.keys() <= {".lock"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_where_there_are_no_locks_a_run_goes_on_after_a_kill_and_that_is_told(begun, monkeypatch, number):
+    def refuse(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (begun / LOCK).write_text("12345\n")  # what a killed holder leaves
+    said, before = [], snapshot(begun)
+    check_no_launch(str(begun))
+    with only_launch(str(begun), said.append):
+        check_no_launch(str(begun))
+    assert said == [f"the file system of {begun} has no locks: a second launch there would not be refused"]
+    assert snapshot(begun) == before
 
 
 def test_asking_whether_a_launch_is_training_leaves_no_trace(tmp_path):
