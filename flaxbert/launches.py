@@ -104,7 +104,7 @@ def _evaluate(arguments: Evaluate, corpus: Any, split: str) -> dict[str, Any]:
     from flaxbert.tools.evaluate import evaluate as run
     from flaxbert.tools.load import load
 
-    model = load(arguments.model)
+    model = load(arguments.model, arguments.step)
     check_same(arguments.model, model.tokenizer, read_tokenizer(corpus.path / "tokenizer", model.config))
     if arguments.data.sequence_length > model.config.max_length:
         raise ValueError(

@@ -57,6 +57,8 @@ class Evaluate:
     """Files of text, as `flaxbert prepare` reads them: all of it."""
     examples: str | None = None
     """A labelled file of a fine-tuned model's task."""
+    step: int | None = None
+    """The checkpoint of a run to evaluate. None: the newest."""
     data: DataConfig = DataConfig()
     batch_size: int = 32
     """Rows in a batch. Which sequences are drawn does not depend on it."""
@@ -75,7 +77,7 @@ class Evaluate:
         if self.pseudo_perplexity < 0:
             raise ValueError(f"--pseudo-perplexity {self.pseudo_perplexity} is negative")
         for field in dataclasses.fields(self) if self.examples is not None else ():
-            if field.name in ("batch_size", "batches", "pseudo_perplexity"):
+            if field.name in ("step", "batch_size", "batches", "pseudo_perplexity"):
                 if getattr(self, field.name) != field.default:
                     flag = field.name.replace("_", "-")
                     raise ValueError(f"--{flag} is of no use with --examples")

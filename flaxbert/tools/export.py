@@ -28,10 +28,8 @@ def export(
     huggingface.check_output(output)
     if is_run(folder):
         loaded, found = load_run(folder, step)
-    elif step is not None:
-        raise ValueError(f"step {step} is given, and {model} is not a run's directory")
     else:
-        loaded, found = load(model), None
+        loaded, found = load(model, step), None
     checkpoint = narrowed(loaded.checkpoint, architecture or loaded.architecture)
     if found is not None:
         card = _run_card(folder, Path(output).name, checkpoint, loaded.tokenizer, found, dtype)

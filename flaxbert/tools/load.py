@@ -119,18 +119,21 @@ class Model(NamedTuple):
         ]
 
 
-def load(model: str | os.PathLike[str]) -> Model:
-    """Loads a run's directory (its newest checkpoint), an export, a Hugging Face directory, or the best model of a
-    search's.
+def load(model: str | os.PathLike[str], step: int | None = None) -> Model:
+    """Loads a run's directory (its newest checkpoint, unless `step` names one), an export, a Hugging Face directory, or
+    the best model of a search's.
 
-    Raises ValueError where the directory is none of these or cannot be expressed by this encoder.
+    Raises ValueError where the directory is none of these or cannot be expressed by this encoder, and for a `step` of
+    anything but a run.
     """
     folder = Path(model)
     if not folder.is_dir():
         raise ValueError(f"model {model} is no directory: expected that of a run, an export or a Hugging Face model")
     folder = model_folder(folder)
     if is_run(folder):
-        return load_run(folder)[0]
+        return load_run(folder, step)[0]
+    if step is not None:
+        raise ValueError(f"step {step} is given, and {model} is not a run's directory")
     found = huggingface.read(folder)
     tokenizer = read_tokenizer(folder, found.config)
     return Model(found.config, jax.device_put(found.params), tokenizer, found.architecture, found.labels, found.kept)
