@@ -1,6 +1,7 @@
 """What a user types: flags → a dataclass, by tyro, and the name of an experiment; a mistake is one sentence."""
 
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import io
@@ -9,6 +10,7 @@ import pathlib
 import re
 import runpy
 import sys
+import typing
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +25,7 @@ def parse(kind: Any, program: str, argv: list[str], default: Any = None) -> Any:
 
     Raises ValueError with the one sentence at the head of tyro's page about a mistake.
     """
-    given = {} if default is None else {"default": default}
+    argv, given = _spelled_out(kind, argv), {} if default is None else {"default": default}
     page = io.StringIO()
     try:
         with contextlib.redirect_stderr(page), _wide_terminal("-h" not in argv and "--help" not in argv):
@@ -32,6 +34,26 @@ def parse(kind: Any, program: str, argv: list[str], default: Any = None) -> Any:
         if not stop.code:
             raise
         raise ValueError(_head_of(page.getvalue())) from None
+
+
+def _spelled_out(kind: Any, argv: list[str]) -> list[str]:
+    """The arguments with `True` after each switch that stands alone: `--frozen` is `--frozen True`."""
+    switches, found = set(_switches(kind)), list[str]()
+    for place, argument in enumerate(argv):
+        found.append(argument)
+        alone = argv[place + 1:place + 2] not in (["True"], ["False"], ["None"])
+        if alone and argument.startswith("--") and argument[2:].rpartition(".")[2].replace("-", "_") in switches:
+            found.append("True")
+    return found
+
+
+def _switches(kind: Any) -> Iterator[str]:
+    """The names of a dataclass's fields, and of those in it, that are true or false."""
+    for name, hint in typing.get_type_hints(kind).items():
+        if bool in (hint, *typing.get_args(hint)):
+            yield name
+        elif dataclasses.is_dataclass(hint):
+            yield from _switches(hint)
 
 
 def check_effect(settings: Experiment, before: Experiment) -> None:

@@ -1,8 +1,11 @@
 """What a user types: experiment files, and the flags that a refusal names."""
 
+import dataclasses
 import sys
+from typing import Annotated
 
 import pytest
+import tyro
 
 from data_pipeline import tokenizer_training
 from data_pipeline.config import PrepareConfig
@@ -35,6 +38,29 @@ def test_a_file_imports_its_neighbours_and_leaves_no_path_behind(tmp_path, monke
     with pytest.raises(ValueError, match="ends the program"):
         load_experiment("broken.py")
     assert sys.path == before
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    really: bool = False
+    number: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    inner: Inner = Inner()
+    at_all: bool = False
+    perhaps: bool | None = None
+
+
+@pytest.mark.parametrize("argv, expected", [
+    (["--at-all", "x"], Outer("x", at_all=True)), (["x", "--at-all", "False"], Outer("x")),
+    (["x", "--inner.really", "--inner.number", "4"], Outer("x", Inner(True, 4))),
+    (["x", "--perhaps"], Outer("x", perhaps=True)), (["x", "--perhaps", "None"], Outer("x")),
+])  # fmt: skip
+def test_a_switch_alone_is_true(argv, expected):
+    assert parse(Outer, "program", argv) == expected
 
 
 def test_the_refusal_of_a_large_vocabulary_names_a_flag_that_mends_it():
