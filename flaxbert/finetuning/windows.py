@@ -33,7 +33,10 @@ def question_features(
     for place, (item, asked) in enumerate(zip(examples.items, questions)):
         ids, offsets = encoded[item.context]
         head = np.concatenate([[special.cls_id], asked[:task.max_question_length], [special.sep_id]]).astype(np.int32)
-        spans = window_spans(len(ids), max_length - len(head) - 1, task.doc_stride)
+        room = max_length - len(head) - 1
+        # In short rows `doc_stride` may exceed the room: run_squad.py's windows touch there, and an answer across their
+        # border is in none of them.
+        spans = window_spans(len(ids), room, min(task.doc_stride, (room + 1) // 2))
         best = max_context(len(ids), spans)
         answer = answer_tokens(item, offsets)
         for number, (start, end) in enumerate(spans):
@@ -45,7 +48,9 @@ def question_features(
 
 
 def window_spans(tokens: int, room: int, stride: int) -> list[tuple[int, int]]:
-    """(start, end) of the windows of `room` tokens over a context, `stride` tokens from each to the next."""
+    """(start, end) of the windows of `room` tokens over a context, `stride` tokens from each to the next, or `room`
+    where that is less.
+    """
     spans = [(0, min(room, tokens))]
     while spans[-1][1] < tokens:
         start = spans[-1][0] + min(room, stride)

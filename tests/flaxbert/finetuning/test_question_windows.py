@@ -45,6 +45,22 @@ def test_windows_are_those_of_the_reference(tokens, room, stride, expected):
     assert window_spans(tokens, room, stride) == expected
 
 
+@pytest.mark.parametrize("max_length", [24, 49, 128, 150, 384])
+def test_a_window_shows_half_of_the_one_before_or_all_but_the_reference_s_stride(rust, max_length):
+    examples = Examples("file", [Question("1", "Who?", CONTEXT * 20, None)])
+    windows = [
+        feature.window.offsets
+        for feature in encode(examples, dataclasses.replace(SQUAD, max_question_length=8), rust, max_length)
+    ]
+    spans = [(offsets[0, 0], offsets[-1, 1], len(offsets)) for offsets in windows]
+    tokens = len(rust.encode(CONTEXT * 20, add_special_tokens=False).ids)
+    room = spans[0][2]
+    stride = min(128, (room + 1) // 2)
+    assert len(spans) == 1 + -(-(tokens - room) // stride) > 1
+    for (start, end, _), (begin, _, _) in zip(spans, spans[1:]):
+        assert start < begin < end, "they overlap"
+
+
 def test_the_token_of_most_context_is_that_of_the_reference_s_example():
     # "the man went to the", "to the store and bought", "and bought a gallon of": bought has most around it in the last.
     found = max_context(11, [(0, 5), (3, 8), (6, 11)])
