@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from flaxbert.finetuning.files import clean, lines
 from flaxbert.finetuning.forms import Examples, TaggedExample
+from flaxbert.finetuning.tagging import begun
 from flaxbert.finetuning.tables import Columns, CutRow, Row, find_column, read_table
 from flaxbert.finetuning.tasks import Task
 from flaxbert.finetuning.texts import read_label
@@ -45,22 +46,14 @@ def tagged(path: str, sentences: Iterator[tuple[int, list[str], list[str]]], tas
 
 
 def entity_tags(path: str, line: int, tags: list[str], task: Task) -> tuple[list[str], int]:
-    """Tags where each entity begins with B-, and how many did not: conlleval takes an I-X that does not go on with an X
-    for the beginning of one (CoNLL-2003's own files mark beginnings so).
-    """
-    found: list[str] = []
-    broken = 0
-    for number, tag in enumerate(tags):
+    """Tags where each entity begins with B-, and how many did not. Raises ValueError for one that is none of BIO's."""
+    for tag in tags:
         if not _TAG.fullmatch(tag):
             raise ValueError(
                 f"{path}, sentence on line {line}: tag {tag!r} is none of an entity: expected O, B-TYPE or I-TYPE, or "
                 f"task tagging in place of {task.name}"
             )
-        if tag.startswith("I-") and (number == 0 or found[-1][1:] != tag[1:]):
-            broken += 1
-            tag = "B" + tag[1:]
-        found.append(tag)
-    return found, broken
+    return begun(tags)
 
 
 def _from_columns(

@@ -77,7 +77,7 @@ def sample(examples: Examples, count: int) -> Examples:
 def _with_labels(found: Examples, task: Task, labels: Sequence[str] | None, labelled: bool) -> Examples:
     """The examples with their label set. Raises ValueError for a label outside of it, naming file and line."""
     _check_no_header(found, labels if labels is not None else task.labels)
-    if task.kind in ("regression", "qa"):
+    if task.kind in ("regression", "qa") or task.copies_labels:
         return found
     if task.kind == "multiple_choice":
         _check_choices(found, labels)

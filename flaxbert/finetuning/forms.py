@@ -76,6 +76,10 @@ class Examples:
     header: str | None = None
     """Of a table whose columns were told by their number: the label of line 1 where it looks like a column's name."""
 
+    unknown: tuple[str, str] | None = None
+    """Of a table of one column without a known name: line 1, which was read as a text, and the name that it could
+    have."""
+
     @property
     def remarks(self) -> list[str]:
         """A sentence on each thing in the file that a user should know of."""
@@ -90,6 +94,11 @@ class Examples:
             )
         if self.cut_rows:
             found.append(f"{self.path}: {self.cut_rows} rows lack a column or a text, and were passed over")
+        if self.unknown is not None:
+            line, name = self.unknown
+            shown = line if len(line) <= 40 else line[:40] + "…"
+            wanted = f"if it names the column, call it {name!r}"
+            found.append(f"{self.path}: line 1, {shown!r}, was read as a text; {wanted}")
         return found
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxbert.config import OptimizerConfig
 from flaxbert.finetuning.answer_scores import score_answer
-from flaxbert.finetuning.forms import Examples
+from flaxbert.finetuning.forms import Example, Examples, TaggedExample
 from flaxbert.finetuning.metrics import example_scores, rank, references, score
 from flaxbert.finetuning.objective import output_count
 from flaxbert.finetuning.predictions import answers, predictions
@@ -222,9 +222,13 @@ def write_predictions(path: Path, task: Task, examples: Examples, said: Sequence
     """One JSON line an example: its id, what was predicted, what is right, and what it adds to the task's metrics."""
     right = references(examples)
     rows = (
-        {"id": item.id, "prediction": prediction, "reference": reference, **scores}
+        {"id": item.id, **_words(item), "prediction": prediction, "reference": reference, **scores}
         for item, prediction, reference, scores in zip(
             examples.items, said, right, example_scores(task, said, right), strict=True
         )
     )
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _words(item: Example) -> dict[str, Any]:
+    return {"tokens": item.words} if isinstance(item, TaggedExample) else {}

@@ -22,6 +22,7 @@ from flaxbert.finetuning.saved import TaskFile, read_model
 from flaxbert.finetuning.spans import Answered
 from flaxbert.finetuning.standard_input import NAME, parts
 from flaxbert.finetuning.step import TuningFunctions, build_functions
+from flaxbert.finetuning.tagging import entities
 from flaxbert.finetuning.tuning import predict
 from flaxbert.tools.load import Model
 from flaxbert.tools.outputs import whole_output
@@ -74,6 +75,13 @@ def said(
             yield {"id": item.id, "prediction": each.above(facts.threshold), **_reasons(each, facts)}
         return
     found = predictions(examples, features, logits, facts.task)
+    if facts.task.kind == "tagging":
+        for item, tags in zip(examples.items, found, strict=True):
+            line = {"id": item.id, "tokens": item.words, "prediction": tags}
+            if facts.task.has_entities:
+                line["entities"] = [each._asdict() for each in entities(item.words, tags)]
+            yield line
+        return
     for item, prediction, more in zip(examples.items, found, _certainty(examples, logits, facts), strict=True):
         yield {"id": item.id, "prediction": prediction, **more}
 

@@ -38,7 +38,7 @@ def predictions(
     feature, as `place_logits` leaves them. `threshold` is that of `Answered.above`.
     """
     if task.kind == "tagging":
-        return join_tags(examples, features, list(logits))
+        return join_tags(examples, features, list(logits), task.has_entities)
     if task.kind == "qa":
         return [found.above(threshold) for found in answers(examples, features, logits, task)]
     if task.kind == "regression":

@@ -34,7 +34,8 @@ def read_results(folder: Path) -> dict[str, Result]:
 
 def check_settings(workdir: Path, settings: dict[str, Any], files: dict[str, str]) -> None:
     """Raises ValueError where the folder holds anything but a search with these settings, naming those that differ, and
-    of the data the files: `files` are their paths by split. Writes nothing.
+    of the data the files: `files` are their paths by split. The model may have moved: its weights are compared. Writes
+    nothing.
     """
     path = workdir / SETTINGS
     if not path.is_file():
@@ -45,7 +46,7 @@ def check_settings(workdir: Path, settings: dict[str, Any], files: dict[str, str
         before = json.loads(path.read_bytes())["search"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{workdir} holds no search: its {SETTINGS} is that of something else") from None
-    changed = [name for name in settings if before.get(name) != settings[name]]
+    changed = [name for name in settings if name != "init" and before.get(name) != settings[name]]
     if changed:
         differ = ", ".join(_difference(name, before.get(name), settings[name], files) for name in changed)
         raise ValueError(f"{workdir} holds another search: {differ}; name another --workdir")

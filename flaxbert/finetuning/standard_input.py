@@ -111,7 +111,7 @@ def _row_reader(where: str, there: tuple[str, ...], task: Task, columns: Columns
         endings = ending_columns(where, there, task, columns)
         return lambda row: choice_example(NAME, row, text, endings, None)
     names = text_columns(where, there, task, columns)
-    return lambda row: text_example(NAME, row, names, None, task.kind)
+    return lambda row: text_example(NAME, row, names, None, task)
 
 
 def _known(wished: str | None, usual: tuple[str, ...], task: Task, plain: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Tagged words → features and back: the first piece of a word bears its tag (BERT, section 5.3)."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,12 +60,50 @@ def _feature(place: int, start: int, pieces: list[np.ndarray], labels: list[int]
     return Feature(place, (Row(ids, len(ids)),), numbers, words)
 
 
-def join_tags(examples: Examples, features: list[Feature], logits: list[np.ndarray]) -> list[list[str]]:
-    """The likeliest tag of each word of each example. `logits` [S, labels] for each feature."""
+def join_tags(
+    examples: Examples, features: list[Feature], logits: list[np.ndarray], has_entities: bool
+) -> list[list[str]]:
+    """The likeliest tag of each word of each example; of entities, an I-X that does not go on with an X is B-X, as
+    conlleval reads it. `logits` [S, labels] for each feature.
+    """
     found: list[list[str]] = [[""] * len(item.words) for item in examples.items]
     for feature, scores in zip(features, logits, strict=True):
         assert feature.words is not None
         places = np.flatnonzero(feature.words >= 0)
         for word, label in zip(feature.words[places], scores[places].argmax(axis=-1)):
             found[feature.example][word] = examples.labels[label]
+    return [begun(tags)[0] for tags in found] if has_entities else found
+
+
+class Entity(NamedTuple):
+    """A name of some words."""
+
+    type: str
+    start: int
+    """Its first word's number, from 0."""
+    end: int
+    """That of the word after its last one."""
+    text: str
+
+
+def entities(words: Sequence[str], tags: Sequence[str]) -> list[Entity]:
+    """The entities that tags in BIO mark; each begins with B-."""
+    found: list[Entity] = []
+    for start, tag in enumerate(tags):
+        if tag.startswith("B-"):
+            after = range(start + 1, len(tags))
+            end = next((place for place in after if tags[place] != f"I{tag[1:]}"), len(tags))
+            found.append(Entity(tag[2:], start, end, " ".join(words[start:end])))
     return found
+
+
+def begun(tags: Sequence[str]) -> tuple[list[str], int]:
+    """Tags of entities where each begins with B-, and how many did not: conlleval takes an I-X that does not go on with
+    an X for the beginning of one (CoNLL-2003's own files mark beginnings so).
+    """
+    found, broken = list[str](), 0
+    for tag in tags:
+        alone = tag.startswith("I-") and (not found or found[-1][1:] != tag[1:])
+        found.append(f"B{tag[1:]}" if alone else tag)
+        broken += alone
+    return found, broken

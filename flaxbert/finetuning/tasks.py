@@ -9,6 +9,7 @@ et al. 2018), SST-2 (Socher et al. 2013), MRPC (Dolan and Brockett 2005), STS-B 
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -38,8 +39,12 @@ class Task:
     """Split (`train`, `dev`, `test`, MNLI's `dev_mismatched` too) → patterns of file names, the first match counts."""
     headerless: tuple[str, ...] = ()
     """The columns of a file without a header."""
+    lowest: float = -math.inf
+    """The least number that is a label in regression: less stands where labels are kept back."""
     skips_cut_rows: bool = False
-    """Rows with too few columns or an empty text are counted and passed over: the published file has some."""
+    """Labelled rows with too few columns or an empty text are counted and passed over: the published file has some."""
+    copies_labels: bool = False
+    """Labels are not learnt from: they are taken as they stand, numbers among them."""
     has_no_answer: bool = False
     """Questions may have no answer (SQuAD 2.0)."""
     batch_sizes: tuple[int, ...] = (32, 16)
@@ -52,7 +57,7 @@ class Task:
     max_question_length: int = 64
     """Tokens; the rest of a question is cut off."""
     doc_stride: int = 128
-    """Tokens between the starts of two windows of one context."""
+    """Tokens between the starts of two windows of one context, at most: half a window where that is less."""
     max_answer_length: int = 30
     """Tokens."""
     n_best: int = 20
@@ -99,7 +104,7 @@ _GLUE = (
     Task("mrpc", "classification", ("#1 String", "sentence1"), ("#2 String", "sentence2"), ("Quality", "label"),
          _BINARY, ("f1", "accuracy"), _GLUE_FILES),
     Task("stsb", "regression", ("sentence1",), ("sentence2",), ("score", "label"), None, ("spearman", "pearson"),
-         _GLUE_FILES),
+         _GLUE_FILES, lowest=0.0),
     Task("qqp", "classification", ("question1",), ("question2",), ("is_duplicate", "label"), _BINARY,
          ("f1", "accuracy"), _GLUE_FILES, skips_cut_rows=True),
     Task("mnli", "classification", ("sentence1", "premise"), ("sentence2", "hypothesis"), ("gold_label", "label"),

@@ -12,22 +12,28 @@ from flaxbert.finetuning.tasks import Task
 def text_examples(path: str, text: str, task: Task, columns: Columns, labelled: bool) -> Examples:
     """The examples in the text of a table."""
     known = tuple(filter(None, columns)) or (*task.first, *task.second, *task.label)
-    table = read_table(path, text, known, task.headerless, columns)
+    alone = not (labelled or task.second or any(columns))  # one text a row, and no column named
+    if alone and path.endswith(".txt") and "\t" not in text.partition("\n")[0]:
+        table = read_table(path, text, (), task.first[:1], columns)  # the first may be the name of a column, and a text
+    else:
+        table = read_table(path, text, known, task.headerless, columns)
     names = text_columns(path, table.columns, task, columns)
     label = find_column(path, table.columns, columns.label, task.label, "the label") if labelled else None
     labelling = (columns.label, *LABELS) if table.headless else ()
     beside = next((name for name in labelling if name in table.columns), None)
     items, labels, cut = [], list[str](), 0
     for row in table.rows:
-        if task.skips_cut_rows and (isinstance(row, CutRow) or _lacks_a_text(row, names)):
+        if task.skips_cut_rows and labelled and (isinstance(row, CutRow) or _lacks_a_text(row, names)):
             cut += 1
             continue
         if isinstance(row, CutRow):
             raise cut_row_error(path, row, table.columns)
         if beside is not None:
             labels.append(row.values[beside].strip())
-        items.append(text_example(path, row, names, label, task.kind))
-    return Examples(path, items, cut_rows=cut, header=_name_among(labels))
+        items.append(text_example(path, row, names, label, task))
+    nameless = alone and table.headless and len(table.columns) == 1 and not path.endswith(".txt")
+    unknown = (items[0].first, table.columns[0]) if nameless else None
+    return Examples(path, items, cut_rows=cut, header=_name_among(labels), unknown=unknown)
 
 
 def _lacks_a_text(row: Row, names: list[str]) -> bool:
@@ -44,13 +50,21 @@ def text_columns(path: str, there: tuple[str, ...], task: Task, columns: Columns
     return names
 
 
-def text_example(path: str, row: Row, names: list[str], label: str | None, kind: str) -> TextExample:
-    """The example in a row."""
+def text_example(path: str, row: Row, names: list[str], label: str | None, task: Task) -> TextExample:
+    """The example in a row. Where a task's training passes over rows that lack a text, a text may be empty here: each
+    row that is predicted gets its answer.
+    """
     where = f"{path}, line {row.line}"
-    first, *rest = [clean(_cell(row, name, where), f"{where}, column {name!r}") for name in names]
-    read = read_number if kind == "regression" else read_label
-    found = None if label is None else read(_cell(row, label, where), f"{where}, column {label!r}")
+    cells = [(_cell(row, name, where), f"{where}, column {name!r}") for name in names]
+    first, *rest = ["" if task.skips_cut_rows and cell == "" else clean(cell, place) for cell, place in cells]
+    found = None if label is None else _label(_cell(row, label, where), f"{where}, column {label!r}", task)
     return TextExample(str(row.line), first, rest[0] if rest else None, found)
+
+
+def _label(value: Any, where: str, task: Task) -> str | float:
+    if task.copies_labels:
+        return copied_label(value, where)
+    return read_score(value, where, task) if task.kind == "regression" else read_label(value, where)
 
 
 def _cell(row: Row, name: str, where: str) -> Any:
@@ -66,6 +80,21 @@ def read_label(value: Any, where: str) -> str:
     if isinstance(value, str) and value.strip() and value.strip().lower() != "nan":
         return clean(value.strip(), where)
     raise ValueError(f"{where} is {value!r}, expected a label")
+
+
+def copied_label(value: Any, where: str) -> str | float:
+    """A label as it stands, a number or a text. Raises ValueError, naming `where`, for anything else."""
+    if isinstance(value, str | int | float):
+        return value
+    raise ValueError(f"{where} is {repr(value)[:40]}, expected a number or a text")
+
+
+def read_score(value: Any, where: str, task: Task) -> float:
+    """The number that a task of regression learns. Raises ValueError, naming `where`, for none, or one kept back."""
+    number = read_number(value, where)
+    if number < task.lowest:
+        raise ValueError(f"{where} is {number:g}, below {task.lowest:g}: the label is kept back")
+    return number
 
 
 def read_number(value: Any, where: str) -> float:

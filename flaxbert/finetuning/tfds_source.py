@@ -13,7 +13,7 @@ from flaxbert.finetuning.forms import Examples, Question, TextExample
 from flaxbert.finetuning.questions import check_questions, listed_answers
 from flaxbert.finetuning.tables import Columns, find_column
 from flaxbert.finetuning.tasks import Task
-from flaxbert.finetuning.texts import read_label, read_number
+from flaxbert.finetuning.texts import read_label, read_score
 
 _HOST = "storage.googleapis.com"  # where TFDS looks first
 
@@ -56,10 +56,13 @@ def _text_examples(name: str, rows: _Rows, task: Task, places: _Places, names: t
     for number, row in enumerate(rows, 1):
         where = f"{name}, example {number}"
         texts = {place: row[place].decode("utf-8") for place in places[:2] if place}
-        if task.skips_cut_rows and not all(map(str.strip, texts.values())):
+        if task.skips_cut_rows and places[2] is not None and not all(map(str.strip, texts.values())):
             cut += 1
             continue
-        first, *rest = [clean(text, f"{where}, {place!r}") for place, text in texts.items()]
+        first, *rest = [
+            "" if task.skips_cut_rows and text == "" else clean(text, f"{where}, {place!r}")
+            for place, text in texts.items()
+        ]
         label = None if places[2] is None else _label(row[places[2]], task, names, where)
         items.append(TextExample(str(number), first, rest[0] if rest else None, label))
     return Examples(name, items, cut_rows=cut)
@@ -67,7 +70,7 @@ def _text_examples(name: str, rows: _Rows, task: Task, places: _Places, names: t
 
 def _label(value: Any, task: Task, names: tuple[str, ...], where: str) -> str | float:
     if task.kind == "regression":
-        return read_number(value, f"{where}, label")
+        return read_score(value, f"{where}, label", task)
     if names and int(value) < 0:
         raise ValueError(f"{where} has no label: TFDS holds the hidden test set")
     return names[int(value)] if names else read_label(_plain(value), f"{where}, label")

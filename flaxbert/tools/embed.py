@@ -28,7 +28,8 @@ from flaxbert.tools.outputs import check_output
 from flaxbert.training.compilation import keep_compilations
 
 ENDINGS = (".npy", ".parquet", ".jsonl")
-_AT_ONCE = 16_384  # texts whose vectors are held in memory
+_AT_ONCE = 16_384  # texts whose vectors are held in memory, and at most so many
+_NUMBERS_AT_ONCE = 1 << 25  # numbers in them: 128 MiB
 
 
 class Pooling(NamedTuple):
@@ -64,13 +65,17 @@ def embed(
     for sentence in keep_compilations():
         say(sentence)
     size, cut = loaded.config.hidden_size * (len(chosen.layers) if combine == "concat" else 1), 0
+    for sentence in examples.remarks:
+        say(sentence)
     with _opened(output, len(examples.items), size) as write:
         for start in range(0, len(examples.items), _AT_ONCE):
-            part = Examples(examples.path, examples.items[start:start + _AT_ONCE], examples.labels)
-            features = _features(part, loaded.tokenizer, longest)
+            texts = Examples(examples.path, examples.items[start:start + _AT_ONCE])
+            features = _features(texts, loaded.tokenizer, longest)
             cut += count_cut(features)
-            vectors = vectors_of(loaded.config, loaded.params, features, chosen, batch_size)
-            write(part, features, vectors, loaded.tokenizer)
+            for begin, end in _parts(features, size if pooling == "tokens" else 0):
+                part = features[begin:end]
+                vectors = vectors_of(loaded.config, loaded.params, part, chosen, batch_size)
+                write(Examples(texts.path, texts.items[begin:end]), part, vectors, loaded.tokenizer)
     if cut:
         say(f"{cut:,} of {len(examples.items):,} texts have more than {longest} tokens: they were cut there")
     say(f"{output}: {len(examples.items):,} texts, vectors of {size}")
@@ -80,8 +85,29 @@ def read_texts(source: str, columns: Columns) -> Examples:
     """The texts, or pairs of texts, of a table; of a file without columns, its lines."""
     task = TASKS["pair" if columns.second is not None else "classification"]
     # Of several columns without a known name none is guessed to be the text.
-    task = dataclasses.replace(task, headerless=task.first[:1])
-    return read_examples(source, task, None, columns, labelled=columns.label is not None)
+    task = dataclasses.replace(task, headerless=task.first[:1], copies_labels=True)
+    found = read_examples(source, task, None, columns, labelled=columns.label is not None)
+    return dataclasses.replace(found, items=_alike(found.items))
+
+
+def _alike(items: list[Any]) -> list[Any]:
+    """The examples with labels of one type, as a column of Parquet has it."""
+    types = {type(item.label) for item in items}
+    if len(types) == 1:
+        return items
+    alike = float if types <= {int, float} else str
+    return [item._replace(label=alike(item.label)) for item in items]
+
+
+def _parts(features: Sequence[Feature], numbers: int) -> Iterator[tuple[int, int]]:
+    """(begin, end) of as many features as are held at once, `numbers` for each of their tokens."""
+    begin = held = 0
+    for place, feature in enumerate(features):
+        if place > begin and held + feature.length * numbers > _NUMBERS_AT_ONCE:
+            yield begin, place
+            begin, held = place, 0
+        held += feature.length * numbers
+    yield begin, len(features)
 
 
 def parse_layers(text: str, num_layers: int, flag: str = "--layers") -> tuple[int, ...]:
@@ -126,7 +152,8 @@ def vectors_of(
         vectors = np.asarray(_vectors(config, pooling, params["encoder"], ids))
         for place, index in enumerate(batch["feature_indices"]):
             if index >= 0:
-                found[index] = vectors[place, :features[index].length] if pooling.over == "tokens" else vectors[place]
+                own = vectors[place, :features[index].length] if pooling.over == "tokens" else vectors[place]
+                found[index] = own.copy()  # a view would keep the padding of its batch
     return found
 
 
@@ -197,12 +224,25 @@ def _parquet(path: Path, count: int, size: int) -> Iterator[Write]:
 
         def write(*part: Any) -> None:
             nonlocal writer
-            table = pa.Table.from_pylist([row | {"vector": list(row["vector"])} for row in _rows(*part)])
+            rows = list(_rows(*part))
+            vectors = [row.pop("vector") for row in rows]
+            table = pa.Table.from_pylist(rows).append_column("vector", _lists(vectors))
             if writer is None:
                 writer = stack.enter_context(pq.ParquetWriter(path, table.schema))
             writer.write_table(table)
 
         yield write
+
+
+def _lists(vectors: Sequence[np.ndarray]) -> Any:
+    """Arrays [D], or [S, D] of different S, as a column of Arrow: lists of numbers, or lists of those."""
+    import pyarrow as pa
+
+    rows, size = np.concatenate([np.atleast_2d(vector) for vector in vectors]), vectors[0].shape[-1]
+    lists = pa.ListArray.from_arrays(np.arange(0, rows.size + 1, size, dtype=np.int32), rows.ravel())
+    if vectors[0].ndim == 1:
+        return lists
+    return pa.ListArray.from_arrays(np.cumsum([0, *map(len, vectors)], dtype=np.int32), lists)
 
 
 def _rows(

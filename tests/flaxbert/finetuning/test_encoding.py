@@ -7,7 +7,7 @@ from flaxbert.finetuning.batching import batches, bucket_lengths, steps_per_epoc
 from flaxbert.finetuning.encoding import count_cut, encode, pair_lengths
 from flaxbert.finetuning.examples import Choice, Examples, TaggedExample, TextExample
 from flaxbert.finetuning.predictions import place_logits, predictions
-from flaxbert.finetuning.tagging import join_tags
+from flaxbert.finetuning.tagging import entities, join_tags
 from flaxbert.finetuning.tasks import TASKS
 
 WORDS = "The quick brown fox jumps over the lazy dog and sleeps".split()
@@ -93,7 +93,18 @@ def test_every_word_of_every_sentence_has_a_tag_however_long_it_is(rust, max_len
     features = encode(examples, TASKS["tagging"], rust, max_length)
     assert max(feature.length for feature in features) <= max_length
     logits = [np.eye(2)[np.maximum(feature.label, 0)] for feature in features]
-    assert join_tags(examples, features, logits) == [list(item.tags) for item in examples.items]
+    assert join_tags(examples, features, logits, False) == [list(item.tags) for item in examples.items]
+
+
+def test_tags_of_entities_are_those_of_whole_ones(rust):
+    names, words = ("O", "B-LOC", "I-LOC", "I-PER"), ["New", "York", "and", "Ann", "Lee"]
+    examples = Examples("file", [TaggedExample("1", tuple(words), None)], names)
+    features = encode(examples, TASKS["ner"], rust)
+    likeliest = [names.index(tag) for tag in ("I-LOC", "I-LOC", "O", "B-LOC", "I-PER")]
+    places = np.maximum(features[0].words, 0)
+    (found,) = predictions(examples, features, [np.eye(len(names))[np.array(likeliest)[places]]], TASKS["ner"])
+    assert found == ["B-LOC", "I-LOC", "O", "B-LOC", "B-PER"]
+    assert entities(words, found) == [("LOC", 0, 2, "New York"), ("LOC", 3, 4, "Ann"), ("PER", 4, 5, "Lee")]
 
 
 def test_sentences_are_parted_before_a_word_and_as_seldom_as_can_be(rust):

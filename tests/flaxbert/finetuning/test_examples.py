@@ -177,6 +177,35 @@ def test_a_tag_that_does_not_go_on_with_an_entity_begins_one_and_is_counted(writ
     assert found.remarks == [f"{found.path}: 3 tags I-X do not go on with an entity; each was read as B-X"]
 
 
+def test_in_lines_of_text_none_is_the_name_of_a_column(write):
+    found = read_examples(write("a.txt", "sentence\ngood film\n"), TASKS["sst2"], labelled=False)
+    assert [item.first for item in found.items] == ["sentence", "good film"] and found.remarks == []
+
+
+def test_line_1_of_a_table_of_texts_that_may_be_a_name_is_told_of(write):
+    found = read_examples(write("a.csv", "review\ngood film\n"), TASKS["sst2"], labelled=False)
+    assert [item.first for item in found.items] == ["review", "good film"]
+    said = "line 1, 'review', was read as a text; if it names the column, call it 'sentence'"
+    assert found.remarks == [f"{found.path}: {said}"]
+    named = read_examples(found.path, TASKS["sst2"], None, Columns("review"), labelled=False)
+    assert [item.first for item in named.items] == ["good film"] and named.remarks == []
+
+
+def test_each_row_that_is_predicted_has_an_answer_where_training_passes_over_some(write):
+    rows = "id\tquestion1\tquestion2\tis_duplicate\n1\tWho?\t\t0\n2\tWho?\tHe?\t1\n"
+    path = write("a.tsv", rows)
+    trained, predicted = (read_examples(path, TASKS["qqp"], labelled=labelled) for labelled in (True, False))
+    assert [item.id for item in trained.items] == ["3"] and trained.cut_rows == 1
+    assert [(item.id, item.second) for item in predicted.items] == [("2", ""), ("3", "He?")] and not predicted.cut_rows
+
+
+def test_a_score_that_is_kept_back_is_none(write):
+    path = write("test.jsonl", '{"sentence1": "a", "sentence2": "b", "label": -1.0}\n')
+    with pytest.raises(ValueError, match="line 1, column 'label' is -1, below 0: the label is kept back"):
+        read_examples(path, TASKS["stsb"])
+    assert read_examples(write("own.tsv", "a fox\t-1\n"), TASKS["regression"]).items[0].label == -1
+
+
 def test_few_misplaced_answers_are_counted_listed_and_not_learnt(write, rust):
     from flaxbert.finetuning.encoding import encode
 

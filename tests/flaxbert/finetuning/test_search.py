@@ -58,7 +58,7 @@ def test_each_kind_of_task_is_learnt_and_predicted_as_it_was_scored(model, tmp_p
     assert found["best"]["dev"][metric] > 0.8, found["best"]
     assert evaluated(tmp_path / "run", data / "dev.jsonl") == pytest.approx(found["best"]["dev"], rel=1e-4)
     scored = [json.loads(line) for line in (tmp_path / "run" / "cells").glob("*-dev.jsonl").__next__().open()]
-    for name in scored[0].keys() - {"id", "prediction", "reference"}:  # what each example adds to a mean
+    for name in scored[0].keys() - {"id", "tokens", "prediction", "reference"}:  # what each example adds to a mean
         assert np.mean([each[name] for each in scored]) == pytest.approx(found["best"]["dev"][name])
     assert (metric in scored[0]) == (kind not in ("regression", "ner"))
     assert cli.main([
@@ -71,6 +71,10 @@ def test_each_kind_of_task_is_learnt_and_predicted_as_it_was_scored(model, tmp_p
             assert one["prediction"] == pytest.approx(other["prediction"], rel=1e-4)
         else:
             assert one["prediction"] == other["prediction"]
+        if kind == "ner":
+            assert one["tokens"] == other["tokens"] and len(one["entities"]) == sum(
+                tag.startswith("B-") for tag in one["prediction"]
+            )
     capsys.readouterr()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((data / "dev.jsonl").read_bytes())))
     assert cli.main(["predict", str(tmp_path / "run")]) == cli.DONE
@@ -117,9 +121,10 @@ def test_a_search_goes_on_only_with_its_own_settings_and_may_grow(model, tmp_pat
     data = write_data(tmp_path / "data", classification, train=32)
     small = ("--epochs", "1", "--learning-rates", "5e-3", "--batch-sizes", "16", "--max-length", "16")
     assert finetune("classification", model, data, tmp_path / "run", *small) == cli.DONE
-    assert finetune("classification", model, data, tmp_path / "run", *small, "--frozen", "True") == cli.USER_ERROR
+    assert finetune("classification", model, data, tmp_path / "run", *small, "--frozen") == cli.USER_ERROR
     assert "frozen was False and is now True" in capsys.readouterr().err
-    assert finetune("classification", model, data, tmp_path / "run", *small, "--seeds", "2") == cli.DONE
+    moved = shutil.copytree(model, tmp_path / "moved")  # the weights are the same
+    assert finetune("classification", moved, data, tmp_path / "run", *small, "--seeds", "2") == cli.DONE
     assert "2 of 2" in (said := capsys.readouterr().err) and "1 of 2" not in said
     write_data(data, pair)
     assert finetune("classification", model, data, tmp_path / "run", *small, "--first", "first") == cli.USER_ERROR

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flaxbert import cli
-from flaxbert.tools.embed import parse_layers
+from flaxbert.tools.embed import parse_layers, vectors_of
 from flaxbert.tools.load import load
 
 TEXTS = [
@@ -67,6 +67,34 @@ def test_json_lines_hold_the_column_of_labels(small_export, tmp_path):
     assert [(row["text"], row["label"], len(row["vector"])) for row in rows] == [
         ("the fox", "glad", 24), ("the dog", "sad", 24),
     ]  # fmt: skip
+
+
+def test_a_column_to_copy_may_be_anything(small_export, tmp_path):
+    (tmp_path / "one.tsv").write_text("text\tmood\nthe fox\tglad\nthe dog\tglad\n")
+    (tmp_path / "scores.jsonl").write_text('{"text": "the fox", "s": 3}\n{"text": "the dog", "s": 2.5}\n')
+    (tmp_path / "mixed.jsonl").write_text('{"text": "the fox", "s": 3}\n{"text": "the dog", "s": "-"}\n')
+    for name, column, labels in (
+        ("one.tsv", "mood", ["glad", "glad"]), ("scores.jsonl", "s", [3.0, 2.5]), ("mixed.jsonl", "s", ["3", "-"]),
+    ):
+        output = embed(small_export, tmp_path / name, tmp_path / f"{name}.parquet", "--label", column)
+        assert pq.read_table(output)["label"].to_pylist() == labels
+
+
+@pytest.mark.parametrize("numbers", [1, 400, 1 << 25])
+@pytest.mark.parametrize("pooling", ["mean", "tokens"])
+def test_the_file_is_the_same_however_little_is_held(small_export, file, tmp_path, monkeypatch, numbers, pooling):
+    whole = pq.read_table(embed(small_export, file, tmp_path / "whole.parquet", "--pooling", pooling)).to_pylist()
+    held = []
+    monkeypatch.setattr("flaxbert.tools.embed._NUMBERS_AT_ONCE", numbers)
+    monkeypatch.setattr("flaxbert.tools.embed._AT_ONCE", 3)
+    monkeypatch.setattr(
+        "flaxbert.tools.embed.vectors_of", lambda *given: held.append(len(given[2])) or vectors_of(*given)
+    )
+    parts = pq.read_table(embed(small_export, file, tmp_path / "parts.parquet", "--pooling", pooling)).to_pylist()
+    assert held == ([1] * 5 if pooling == "tokens" and numbers == 1 else held) and sum(held) == 5 and len(held) > 1
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one.pop("vector"), other.pop("vector"), rtol=1e-5, atol=1e-6)
+        assert one == other
 
 
 def test_a_text_of_a_hundred_thousand_tokens_is_cut_and_that_is_told(small_export, tmp_path, capsys):
