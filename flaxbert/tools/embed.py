@@ -29,7 +29,7 @@ from flaxbert.training.compilation import keep_compilations
 
 ENDINGS = (".npy", ".parquet", ".jsonl")
 _AT_ONCE = 16_384  # texts whose vectors are held in memory, and at most so many
-_NUMBERS_AT_ONCE = 1 << 25  # numbers in them: 128 MiB
+_NUMBERS_AT_ONCE = 1 << 23  # numbers in them, 32 MiB, but for what one batch gives
 
 
 class Pooling(NamedTuple):
@@ -72,7 +72,7 @@ def embed(
             texts = Examples(examples.path, examples.items[start:start + _AT_ONCE])
             features = _features(texts, loaded.tokenizer, longest)
             cut += count_cut(features)
-            for begin, end in _parts(features, size if pooling == "tokens" else 0):
+            for begin, end in _parts(features, size if pooling == "tokens" else 0, batch_size):
                 part = features[begin:end]
                 vectors = vectors_of(loaded.config, loaded.params, part, chosen, batch_size)
                 write(Examples(texts.path, texts.items[begin:end]), part, vectors, loaded.tokenizer)
@@ -99,11 +99,11 @@ def _alike(items: list[Any]) -> list[Any]:
     return [item._replace(label=alike(item.label)) for item in items]
 
 
-def _parts(features: Sequence[Feature], numbers: int) -> Iterator[tuple[int, int]]:
-    """(begin, end) of as many features as are held at once, `numbers` for each of their tokens."""
+def _parts(features: Sequence[Feature], numbers: int, batch_size: int) -> Iterator[tuple[int, int]]:
+    """(begin, end) of as many features as are held at once, a batch at least, `numbers` for each of their tokens."""
     begin = held = 0
     for place, feature in enumerate(features):
-        if place > begin and held + feature.length * numbers > _NUMBERS_AT_ONCE:
+        if place >= begin + batch_size and held + feature.length * numbers > _NUMBERS_AT_ONCE:
             yield begin, place
             begin, held = place, 0
         held += feature.length * numbers

@@ -80,7 +80,7 @@ def test_a_column_to_copy_may_be_anything(small_export, tmp_path):
         assert pq.read_table(output)["label"].to_pylist() == labels
 
 
-@pytest.mark.parametrize("numbers", [1, 400, 1 << 25])
+@pytest.mark.parametrize("numbers", [1, 1 << 23])
 @pytest.mark.parametrize("pooling", ["mean", "tokens"])
 def test_the_file_is_the_same_however_little_is_held(small_export, file, tmp_path, monkeypatch, numbers, pooling):
     whole = pq.read_table(embed(small_export, file, tmp_path / "whole.parquet", "--pooling", pooling)).to_pylist()
@@ -90,8 +90,9 @@ def test_the_file_is_the_same_however_little_is_held(small_export, file, tmp_pat
     monkeypatch.setattr(
         "flaxbert.tools.embed.vectors_of", lambda *given: held.append(len(given[2])) or vectors_of(*given)
     )
-    parts = pq.read_table(embed(small_export, file, tmp_path / "parts.parquet", "--pooling", pooling)).to_pylist()
-    assert held == ([1] * 5 if pooling == "tokens" and numbers == 1 else held) and sum(held) == 5 and len(held) > 1
+    flags = "--pooling", pooling, "--batch-size", "2"
+    parts = pq.read_table(embed(small_export, file, tmp_path / "parts.parquet", *flags)).to_pylist()
+    assert held == ([2, 1, 2] if pooling == "tokens" and numbers == 1 else [3, 2])
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one.pop("vector"), other.pop("vector"), rtol=1e-5, atol=1e-6)
         assert one == other
