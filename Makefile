@@ -33,7 +33,7 @@ bench: .venv/installed-bench $(BENCH)/corpus/dataset.json
 	$(BIN)/python -m benchmarks.checkpoint_overhead --json $(BENCH)/checkpoint_overhead.json
 
 $(BENCH)/corpus/dataset.json: | .venv/installed-bench
-	$(BIN)/flaxbert prepare $(TEXT) --output $(BENCH)/corpus --vocab-size 16000
+	$(BIN)/flaxbert prepare $(TEXT) --output $(BENCH)/corpus
 
 clean:
 	rm -rf .venv build *.egg-info
