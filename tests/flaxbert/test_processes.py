@@ -10,7 +10,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from addresses import free_address
 
 from flaxbert import cli
 from flaxbert.training.checkpoint import restore_params
@@ -81,12 +81,6 @@ def start(corpus, tmp_path_factory):
     for process in begun:
         process.kill()
         process.communicate()
-
-
-def free_address():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def finish(processes, seconds=300):

@@ -15,6 +15,7 @@ import time
 
 import jax
 import pytest
+from addresses import free_address
 
 from flaxbert.commands import Peers
 from flaxbert.training.distributed import GRACE_SECONDS, found, peer_failure
@@ -25,12 +26,6 @@ HEARTBEAT = 5
 SLACK = 15
 # Who is quicker is chance: the collective that fails, or JAX, which ends the process.
 GONE = re.compile("another process of this run has gone|most likely because another has gone")
-
-
-def free_address():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def wait_until_open(address):

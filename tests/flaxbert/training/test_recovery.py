@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from addresses import free_address
 
 from flaxbert.training import orbax_manager
 from flaxbert.training.checkpoint import open_checkpoints, restore_params
@@ -310,9 +310,7 @@ print(json.dumps([begun, checkpoints.latest, said]))
 
 def test_two_processes_go_on_from_the_same_checkpoint_and_one_manifest_lists_the_files_of_both(run):
     truncate(run / "checkpoints" / "3")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_address().rpartition(":")[2]
     processes = [python(ONE_OF_TWO, run, port, number) for number in range(2)]
     ended = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ended
