@@ -7,8 +7,8 @@
 The task is one of texts or pairs of texts with classes, such as sst2 and qnli, and DIR the folder of its data. EXPORT
 is a folder that `flaxbert export` wrote: both begin with its encoder and a new output layer. Both take batches
 of as many rows, in an order of their own, padded to the longest row of a batch (flaxbert: to the next of 32, 64, 128
-tokens and so on, so that few shapes are compiled); linear warm-up over a tenth of the steps, linear decay, weight decay
-0.01, gradients clipped at norm 1; AdamW, or with `--optimizer adam` flaxbert's is the reference's, without bias
+tokens and so on, so that few shapes are compiled); the same rate at each step, linear warm-up over a tenth of the steps and the
+reference's linear decay, which is a tenth below the Trainer's own; weight decay 0.01, gradients clipped at norm 1; AdamW, or with `--optimizer adam` flaxbert's is the reference's, without bias
 correction. Seeds take turns: one by flaxbert, one by the Trainer. The clock runs from the loaded model to the last step
 of training, with all that either builds or compiles for it: nothing compiled is kept from one seed to the next. Needs
 the extra `bench`.
@@ -37,7 +37,9 @@ from flaxbert.finetuning.predictions import predictions
 from flaxbert.finetuning.saved import task_for
 from flaxbert.finetuning.step import build_functions
 from flaxbert.finetuning.tasks import find_task
-from flaxbert.finetuning.tuning import PREDICTION_ROWS, Cell, begin, fine_tune, predict, read_split
+from flaxbert.finetuning.tuning import (
+    PREDICTION_ROWS, Cell, begin, fine_tune, learning_rates, predict, read_split,
+)  # fmt: skip
 from flaxbert.tools.load import load
 
 Result = dict[str, float]
@@ -102,15 +104,23 @@ def by_trainer(setting: Setting, seed: int) -> Result:
         return Dataset.from_dict(columns | {"labels": [labels.index(item.label) for item in examples.items]})
 
     train, dev = encoded(setting.train), encoded(setting.dev)
-    warmup = int(setting.task.warmup_share * setting.epochs * -(-len(train) // setting.rows))
+    rates = learning_rates(setting.rate, setting.epochs * -(-len(train) // setting.rows), setting.task)
+
+    class WithOurRates(Trainer):
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            assert num_training_steps == len(rates)
+            curve = [*(float(rate) / setting.rate for rate in rates), 0.0]  # one is asked for after the last step
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, curve.__getitem__)
+            return self.lr_scheduler
+
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
             folder, per_device_train_batch_size=setting.rows, per_device_eval_batch_size=PREDICTION_ROWS,
-            learning_rate=setting.rate, num_train_epochs=setting.epochs, warmup_steps=warmup, weight_decay=0.01,
+            learning_rate=setting.rate, num_train_epochs=setting.epochs, weight_decay=0.01,
             adam_epsilon=1e-6, seed=seed, report_to=[], save_strategy="no", disable_tqdm=True, logging_strategy="no",
             use_cpu=not torch.cuda.is_available(),
         )  # fmt: skip
-        trainer = Trainer(model, settings, DataCollatorWithPadding(tokenizer), train, processing_class=tokenizer)
+        trainer = WithOurRates(model, settings, DataCollatorWithPadding(tokenizer), train, processing_class=tokenizer)
         began = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - began

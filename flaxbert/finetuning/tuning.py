@@ -92,6 +92,12 @@ def begin(
     return found._replace(params=found.params | {TAGGER: jax.tree.map(np.asarray, tagger)})
 
 
+def learning_rates(peak: float, steps: int, task: Task) -> np.ndarray:
+    """The rate of each step [steps]: the reference's curve, whose decay is measured from step 0 (run_classifier.py)."""
+    config = OptimizerConfig(learning_rate=peak, warmup_steps=int(steps * task.warmup_share))
+    return np.asarray(jax.vmap(learning_rate_schedule(config, steps))(np.arange(steps)))
+
+
 def fine_tune(
     cell: Cell, start: Checkpoint, train: list[Feature], task: Task, functions: TuningFunctions,
     stopped: Callable[[], None] = lambda: None, told: Callable[[int, int, float], None] = lambda *_: None,
@@ -102,9 +108,7 @@ def fine_tune(
     now and then.
     """
     steps = steps_per_epoch(train, cell.batch_size) * cell.epochs
-    warmup = int(steps * task.warmup_share)
-    schedule = learning_rate_schedule(OptimizerConfig(learning_rate=cell.learning_rate, warmup_steps=warmup), steps)
-    rates = np.asarray(jax.vmap(schedule)(np.arange(steps)))
+    rates = learning_rates(cell.learning_rate, steps, task)
     lengths = bucket_lengths(max(feature.length for feature in train))
     state, key = functions.begin(start.params), jax.random.key(cell.seed, impl="threefry2x32")
     clock, last, step = _Clock(cell.batch_size), math.nan, 0
