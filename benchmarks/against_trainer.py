@@ -7,11 +7,12 @@
 The task is one of texts or pairs of texts with classes, such as sst2 and qnli, and DIR the folder of its data. EXPORT
 is a folder that `flaxbert export` wrote: both begin with its encoder and a new output layer. Both take batches
 of as many rows, in an order of their own, padded to the longest row of a batch (flaxbert: to the next of 32, 64, 128
-tokens and so on, so that few shapes are compiled); the same rate at each step, linear warm-up over a tenth of the steps and the
-reference's linear decay, which is a tenth below the Trainer's own; weight decay 0.01, gradients clipped at norm 1; AdamW, or with `--optimizer adam` flaxbert's is the reference's, without bias
-correction. Seeds take turns: one by flaxbert, one by the Trainer. The clock runs from the loaded model to the last step
-of training, with all that either builds or compiles for it: nothing compiled is kept from one seed to the next. Needs
-the extra `bench`.
+tokens and so on, so that few shapes are compiled); weight decay 0.01, gradients clipped at norm 1; AdamW, or with
+`--optimizer adam` flaxbert's is the reference's, without bias correction. The rate of each step is the same: linear
+warm-up over a tenth of the steps and the reference's linear decay, which is measured from step 0 and so a tenth below
+the Trainer's own. Seeds take turns: one by flaxbert, one by the Trainer. The clock runs from the loaded model to the
+last step of training, with all that either builds or compiles for it: nothing compiled is kept from one seed to the
+next. Needs the extra `bench`.
 """
 
 import argparse
