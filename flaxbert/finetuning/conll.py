@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from flaxbert.finetuning.files import clean, lines
 from flaxbert.finetuning.forms import Examples, TaggedExample
-from flaxbert.finetuning.tagging import begun
 from flaxbert.finetuning.tables import Columns, CutRow, Row, find_column, read_table
+from flaxbert.finetuning.tagging import begun
 from flaxbert.finetuning.tasks import Task
 from flaxbert.finetuning.texts import read_label
 

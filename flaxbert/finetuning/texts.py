@@ -56,7 +56,8 @@ def text_example(path: str, row: Row, names: list[str], label: str | None, task:
     """
     where = f"{path}, line {row.line}"
     cells = [(_cell(row, name, where), f"{where}, column {name!r}") for name in names]
-    first, *rest = ["" if task.skips_cut_rows and cell == "" else clean(cell, place) for cell, place in cells]
+    empty = [task.skips_cut_rows and isinstance(cell, str) and not cell.strip() for cell, _ in cells]
+    first, *rest = ["" if nothing else clean(*cell) for nothing, cell in zip(empty, cells)]
     found = None if label is None else _label(_cell(row, label, where), f"{where}, column {label!r}", task)
     return TextExample(str(row.line), first, rest[0] if rest else None, found)
 

@@ -60,7 +60,7 @@ def _text_examples(name: str, rows: _Rows, task: Task, places: _Places, names: t
             cut += 1
             continue
         first, *rest = [
-            "" if task.skips_cut_rows and text == "" else clean(text, f"{where}, {place!r}")
+            "" if task.skips_cut_rows and not text.strip() else clean(text, f"{where}, {place!r}")
             for place, text in texts.items()
         ]
         label = None if places[2] is None else _label(row[places[2]], task, names, where)

@@ -191,12 +191,16 @@ def test_line_1_of_a_table_of_texts_that_may_be_a_name_is_told_of(write):
     assert [item.first for item in named.items] == ["good film"] and named.remarks == []
 
 
-def test_each_row_that_is_predicted_has_an_answer_where_training_passes_over_some(write):
+def test_each_row_that_is_predicted_has_an_answer_where_training_passes_over_some(write, rust):
+    from flaxbert.finetuning.encoding import encode
+
     rows = "id\tquestion1\tquestion2\tis_duplicate\n1\tWho?\t\t0\n2\tWho?\tHe?\t1\n"
     path = write("a.tsv", rows)
     trained, predicted = (read_examples(path, TASKS["qqp"], labelled=labelled) for labelled in (True, False))
     assert [item.id for item in trained.items] == ["3"] and trained.cut_rows == 1
     assert [(item.id, item.second) for item in predicted.items] == [("2", ""), ("3", "He?")] and not predicted.cut_rows
+    alone, _ = encode(predicted, TASKS["qqp"], rust)
+    assert alone.rows[0].input_ids.tolist() == rust.encode("Who?", "").ids
 
 
 def test_a_score_that_is_kept_back_is_none(write):
