@@ -58,7 +58,7 @@ def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], N
         init / "tokenizer" if is_run(init) else model_folder(init), splits, columns, workdir, optimizer,
         arguments.compute_dtype, arguments.frozen, arguments.fresh, layers, arguments.train_examples,
     )  # fmt: skip
-    with only_launch(arguments.workdir):
+    with only_launch(arguments.workdir, say):
         write_settings(workdir, settings, cells)
         results, kept = search(grid, cells, stop, say)
         show(task, summarize(task, results, kept), workdir)

@@ -6,6 +6,7 @@ import fcntl
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 LOCK = ".lock"
 ASKING_SECONDS = 1.0  # far more than a launch that asks holds the lock
@@ -20,14 +21,11 @@ def check_no_launch(workdir: str) -> None:
     """
     try:
         with open(pathlib.Path(workdir) / LOCK, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _taken(workdir) from None
+            free = _is_free(file)
     except (FileNotFoundError, NotADirectoryError):
         return  # nothing has been launched there, or what follows says why nothing can be
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
+    if free is False:
+        raise _taken(workdir)
 
 
 def _say(sentence: str) -> None:
@@ -46,7 +44,9 @@ def only_launch(workdir: str, say: Callable[[str], None] = _say) -> Iterator[Non
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / LOCK)
     try:
-        if _has_locks(folder / LOCK):
+        with open(folder / LOCK, "ab") as file:
+            has_locks = _is_free(file) is not None
+        if has_locks:
             lock.acquire(timeout=ASKING_SECONDS, poll_interval=0.02)
         else:
             say(f"the file system of {workdir} has no locks: a second launch there would not be refused")
@@ -62,17 +62,19 @@ def only_launch(workdir: str, say: Callable[[str], None] = _say) -> Iterator[Non
         lock.release()
 
 
-def _has_locks(path: pathlib.Path) -> bool:
+def _is_free(file: BinaryIO) -> bool | None:
+    """Whether nobody holds a file's lock for himself; None where its file system has no locks. Asking shares it until
+    the file is closed.
+    """
     try:
-        with open(path, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return True
+    except BlockingIOError:
+        return False
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        return False
-    return True
+        return None
 
 
 def _taken(workdir: str) -> ValueError:
