@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.train_step import turns
 from benchmarks.train_step.case import Case, batches_of
-from flaxbert.training.metrics import flops_per_sequence, peak_flops
+from flaxbert.training.metrics import flops_per_row, peak_flops
 
 OURS, OUR_CLASS = "flaxbert", "benchmarks.train_step.ours:Ours"
 LEAD_IN = 2  # steps of a turn that are not timed: caches, clocks and freed memory come back in them
@@ -115,7 +115,9 @@ def _take_turns(
 
 
 def describe(case: Case) -> Record:
-    """The sizes of a case; FLOPs are the model's, padding included (flaxbert/training/metrics.py)."""
+    """The sizes of a case; FLOPs are what a step needs, padding included (flaxbert/training/metrics.py), whatever a
+    contender computes beside it.
+    """
     experiment = case.experiment
     model, length, predictions = experiment.model, experiment.data.sequence_length, experiment.data.predictions_per_row
     rows = experiment.train.batch_size
@@ -124,7 +126,7 @@ def describe(case: Case) -> Record:
         "dropout": model.dropout, "attention_dropout": model.attention_dropout,
         "compute_dtype": experiment.train.compute_dtype, "full_rows": case.full_rows, "fill": fill(case),
         "distinct_batches": len(batches_of(case)),
-        "flops_per_step": rows * flops_per_sequence(model, length, predictions),
+        "flops_per_step": rows * flops_per_row(model, length, predictions, experiment.data.packing),
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxbert.model.dropout import dropout, row_seeds
+from flaxbert.model.dropout import Places, dropout, row_seeds
 from flaxbert.model.fused import fused_attention, fused_refusal
 from flaxbert.model.library_attention import cudnn_attention, cudnn_refusal, splash_attention, splash_refusal
 from flaxbert.model.products import einsum, einsum_in_type
@@ -51,31 +51,39 @@ def attention(
     rows: jax.Array | None = None,
     backend: str = "xla",
     packed: bool = True,
+    positions: jax.Array | None = None,
 ) -> jax.Array:
     """Maps query, key, value [B, S, H, K] to [B, S, H, K] (Vaswani et al. 2017, section 3.2.1).
 
     A token attends to the tokens with its own id in `sequence_ids` [B, S]. Padding has id 0 and attends to padding:
     no row of the softmax is empty, and no real token sees it. Softmax and its sums are float32.
-    `rows` [B]: see `dropout`.
+    `rows` [B]: see `dropout`. With `positions` [B, N] the query is [B, N, H, K], that of these tokens, and so is the
+    result; no backend but `xla` computes it.
 
     Backends agree within float tolerance; what `cudnn` gives at padding is zero. Raises ValueError where the backend
     cannot do what is asked; `packed=False` promises it rows of one sequence, at their beginning.
     """
     rate = 0.0 if dropout_key is None else dropout_rate
     if backend == "xla":
-        probabilities = attention_weights(query, key, sequence_ids)
+        probabilities = attention_weights(query, key, sequence_ids, positions)
         if dropout_key is not None:
-            probabilities = dropout(probabilities, rate, dropout_key, rows)
+            places = None if positions is None else Places(positions, key.shape[1])
+            probabilities = dropout(probabilities, rate, dropout_key, rows, places)
         return einsum_in_type("bhqs,bshk->bqhk", probabilities, value)
+    if positions is not None:
+        raise ValueError(f"attention backend {backend} computes all positions")
     return _accelerated(backend, packed, rate, (query, key, value, sequence_ids), dropout_key, rows)
 
 
-def attention_weights(query: jax.Array, key: jax.Array, sequence_ids: jax.Array) -> jax.Array:
+def attention_weights(
+    query: jax.Array, key: jax.Array, sequence_ids: jax.Array, positions: jax.Array | None = None
+) -> jax.Array:
     """What each token takes of each other one: maps query, key [B, S, H, K] to float32 [B, H, S, S], whose last axis
-    adds up to 1. See `attention`.
+    adds up to 1; a query [B, N, H, K] at `positions` [B, N] to [B, H, N, S]. See `attention`.
     """
     scores = einsum("bqhk,bshk->bhqs", query, key, query.dtype)
-    same = sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]  # [B, 1, S, S]
+    own = sequence_ids if positions is None else jnp.take_along_axis(sequence_ids, positions, axis=1)
+    same = own[:, None, :, None] == sequence_ids[:, None, None, :]  # [B, 1, S, S]
     scores = jnp.where(same, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores, axis=-1)
 

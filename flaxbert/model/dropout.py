@@ -1,23 +1,38 @@
 """Dropout whose random bits are a hash of key and place, drawn inside the pass that uses them."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array, rows: jax.Array | None = None) -> jax.Array:
+class Places(NamedTuple):
+    """Which places of an axis are there, where not all are."""
+
+    numbers: jax.Array
+    """int32 [B, N], of each row its own."""
+    size: int
+    """Of the whole axis."""
+
+
+def dropout(
+    x: jax.Array, rate: float, key: jax.Array, rows: jax.Array | None = None, places: Places | None = None
+) -> jax.Array:
     """Zeroes each element of x [B, ...] with probability `rate` and scales the others by 1 / (1 - rate).
 
     Library generators write the bits to memory first, which costs 14 to 32 % of a BERT step. Here each row of the
     batch gets 64 bits of `key`, and an integer hash of them and of the place in the row gives an element's 32 bits;
     XLA fuses it into the consumer. The backward pass draws the same bits again, so no mask is kept. `rows` [B] are the
     numbers of the rows in the whole batch (None: 0, 1, …): a row's mask is the same in whatever part it is computed.
+    So is an element's where x has but some `places` of its last axis but one.
     """
     if rate == 0.0:
         return x
-    return _dropout(rate, x, row_seeds(key, jnp.arange(x.shape[0]) if rows is None else rows))
+    seeds = row_seeds(key, jnp.arange(x.shape[0]) if rows is None else rows)
+    numbers, size = (None, None) if places is None else places
+    return _dropout(rate, size, x, seeds, numbers)
 
 
 def row_seeds(key: jax.Array, rows: jax.Array) -> jax.Array:
@@ -27,31 +42,39 @@ def row_seeds(key: jax.Array, rows: jax.Array) -> jax.Array:
     return jax.vmap(lambda row: threefry_2x32(words, jnp.stack([row, zero])))(rows.astype(jnp.uint32))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _dropout(rate: float, x: jax.Array, seeds: jax.Array) -> jax.Array:
-    kept = hash_bits(seeds, x.shape) >= threshold(rate)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _dropout(rate: float, size: int | None, x: jax.Array, seeds: jax.Array, numbers: jax.Array | None) -> jax.Array:
+    places = None if numbers is None or size is None else Places(numbers, size)
+    kept = hash_bits(seeds, x.shape, places) >= threshold(rate)
     return jnp.where(kept, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
 
 
-def _forward(rate: float, x: jax.Array, seeds: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _dropout(rate, x, seeds), seeds
+def _forward(
+    rate: float, size: int | None, x: jax.Array, seeds: jax.Array, numbers: jax.Array | None
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array | None]]:
+    return _dropout(rate, size, x, seeds, numbers), (seeds, numbers)
 
 
-def _backward(rate: float, seeds: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
-    return _dropout(rate, gradient, seeds), None
+def _backward(
+    rate: float, size: int | None, drawn_with: tuple[jax.Array, jax.Array | None], gradient: jax.Array
+) -> tuple[jax.Array, None, None]:
+    return _dropout(rate, size, gradient, *drawn_with), None, None
 
 
 _dropout.defvjp(_forward, _backward)
 
 
-def hash_bits(seeds: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """uint32 of `shape` [B, ...] from seeds [B, 2] uint32: the hash of each element's place in its row."""
-    strides = [1]
-    for size in reversed(shape[2:]):
-        strides.append(strides[-1] * size)
-    place = jnp.zeros((1,) * len(shape), jnp.uint32)
-    for axis, stride in zip(range(len(shape) - 1, 0, -1), strides):
-        place = place + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape[1:]), axis) * jnp.uint32(stride)
+def hash_bits(seeds: jax.Array, shape: tuple[int, ...], places: Places | None = None) -> jax.Array:
+    """uint32 of `shape` [B, ...] from seeds [B, 2] uint32: the hash of each element's place in its row, whose last
+    axis but one may have some `places` alone.
+    """
+    place, stride = jnp.zeros((1,) * len(shape), jnp.uint32), 1
+    for axis in range(len(shape) - 1, 0, -1):
+        if places is not None and axis == len(shape) - 2:
+            index, size = places.numbers.astype(jnp.uint32).reshape(-1, *(1,) * (axis - 1), shape[axis], 1), places.size
+        else:
+            index, size = jax.lax.broadcasted_iota(jnp.uint32, (1, *shape[1:]), axis), shape[axis]
+        place, stride = place + index * jnp.uint32(stride), stride * size
     first, second = (seeds[:, i].reshape(-1, *(1,) * (len(shape) - 1)) for i in (0, 1))
     return mixed(place, first, second)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from flaxbert.config import ModelConfig
 from flaxbert.model.attention import attention
-from flaxbert.model.dropout import dropout
+from flaxbert.model.dropout import Places, dropout
 from flaxbert.model.products import dense_product, results_dtype
 from flaxbert.sharding import constrain, platform
 
@@ -74,6 +74,11 @@ def activation(config: ModelConfig, x: jax.Array) -> jax.Array:
     return nn.gelu(x, approximate=config.activation == "gelu_new")
 
 
+def gather_positions(x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Rows of x [B, S, D] at positions [B, N]: [B, N, D]."""
+    return jnp.take_along_axis(x, positions[:, :, None], axis=1)
+
+
 def row_numbers(batch: dict[str, jax.Array]) -> jax.Array:
     """The place [B] of each row in the whole batch, which dropout goes by: its `rows`; 0, 1, … where it has none."""
     return batch["rows"] if "rows" in batch else jnp.arange(batch["input_ids"].shape[0])
@@ -113,20 +118,22 @@ class SelfAttention(nn.Module):
     """Multi-head attention with its output projection."""
 
     config: ModelConfig
-    deterministic: bool
     dtype: Any
     backend: str = "xla"
     packed: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, sequence_ids: jax.Array, rows: jax.Array) -> jax.Array:
-        """Maps x [B, S, D] to [B, S, D]."""
+    def __call__(
+        self, x: jax.Array, read: jax.Array, sequence_ids: jax.Array, rows: jax.Array, key: jax.Array | None,
+        positions: jax.Array | None = None,
+    ) -> jax.Array:  # fmt: skip
+        """Maps x [B, S, D] to [B, S, D], where `read` is x; to [B, N, D], where it is x at `positions` [B, N]."""
         cfg = self.config
-        heads = (cfg.num_heads, cfg.head_size)
-        projected = (dense(cfg, heads, self.dtype, name)(x).astype(self.dtype) for name in ("query", "key", "value"))
+        heads, sources = (cfg.num_heads, cfg.head_size), {"query": read, "key": x, "value": x}
+        projected = (dense(cfg, heads, self.dtype, name)(y).astype(self.dtype) for name, y in sources.items())
         q, k, v = (constrain(y, "batch", "length", "heads", "head_size") for y in projected)  # [B, S, H, K] each
-        key = None if self.deterministic else self.make_rng("dropout")
-        y = attention(q, k, v, sequence_ids, cfg.attention_dropout, key, rows, self.backend, self.packed)
+        backend = self.backend if positions is None else "xla"
+        y = attention(q, k, v, sequence_ids, cfg.attention_dropout, key, rows, backend, self.packed, positions)
         return dense(cfg, cfg.hidden_size, self.dtype, "output", axis=(-2, -1))(y)
 
 
@@ -148,28 +155,36 @@ class EncoderLayer(nn.Module):
     """One post-norm transformer layer: attention, then feed-forward."""
 
     config: ModelConfig
-    deterministic: bool
     dtype: Any
     keeps_output: bool = False
-    """Give the output twice: what `nn.scan` stacks is the second one."""
+    """Give the output twice: what a scan over layers stacks is the second one."""
     backend: str = "xla"
     packed: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, sequence_ids: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        """Maps x [B, S, D] to [B, S, D]."""
-        cfg = self.config
-        attend = SelfAttention(cfg, self.deterministic, self.dtype, self.backend, self.packed, name="attention")
-        y = attend(x, sequence_ids, rows)
-        x = layer_norm(cfg, name="attention_norm")(x + self._dropout(y, rows))
+    def __call__(
+        self, x: jax.Array, key: jax.Array | None, sequence_ids: jax.Array, rows: jax.Array,
+        positions: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+        """Maps x [B, S, D] to [B, S, D]; with `positions` [B, N] to [B, N, D], the output there and nowhere else.
+
+        Dropout draws with `key`; None: there is none. `rows` [B]: see `dropout`.
+        """
+        cfg, keys = self.config, (None,) * 3 if key is None else jax.random.split(key, 3)
+        places = None if positions is None else Places(positions, x.shape[1])
+        read = x if positions is None else gather_positions(x, positions)
+
+        def dropped(y: jax.Array, key: jax.Array | None) -> jax.Array:
+            return y if key is None else dropout(y, cfg.dropout, key, rows, places)
+
+        attend = SelfAttention(cfg, self.dtype, self.backend, self.packed, name="attention")
+        y = attend(x, read, sequence_ids, rows, keys[0], positions)
+        x = layer_norm(cfg, name="attention_norm")(read + dropped(y, keys[1]))
 
         y = FeedForward(cfg, self.dtype, name="mlp")(x)
-        x = layer_norm(cfg, name="mlp_norm")(x + self._dropout(y, rows))
+        x = layer_norm(cfg, name="mlp_norm")(x + dropped(y, keys[2]))
         x = constrain(x, "batch", "length", "activation_embed")
         return x, x if self.keeps_output else None
-
-    def _dropout(self, y: jax.Array, rows: jax.Array) -> jax.Array:
-        return y if self.deterministic else dropout(y, self.config.dropout, self.make_rng("dropout"), rows)
 
 
 class Encoder(nn.Module):
@@ -189,31 +204,74 @@ class Encoder(nn.Module):
 
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config, self.deterministic)
-        layer: Any = EncoderLayer
-        if self.rematerialization != "none":
-            layer = nn.remat(EncoderLayer, policy=POLICIES[self.rematerialization])
-        scanned = nn.scan(
-            layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,
-            length=self.config.num_layers,
-            unroll=min(self.config.num_layers, self._layers_of_a_round()),
-        )
-        self.layers = scanned(
-            self.config, self.deterministic, self.dtype, self.keeps_layers, self.backend, self.packed
-        )
+        scanned: Any = nn.scan(
+            EncoderLayer, variable_axes={"params": 0}, split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast), length=self.config.num_layers,
+        )  # fmt: skip
+        self.layers = scanned(self.config, self.dtype)
+
+    def __call__(self, batch: dict[str, jax.Array], positions: jax.Array | None = None) -> jax.Array:
+        """Maps ids [B, S] to hidden states, float32 [B, S, D]; with `positions` [B, N] to those there, [B, N, D], and
+        the last layer computes no others; where `keeps_layers`, to [L + 1, B, S, D], the embeddings first.
+        """
+        rows, count = row_numbers(batch), self.config.num_layers
+        x = self.embeddings(batch, rows)
+        shared = batch["sequence_ids"], rows
+        keys = None if self.deterministic else jax.random.split(self.make_rng("dropout"), count)
+        if self.is_initializing():
+            self.layers(x, None, *shared)
+        params = self.layers.variables["params"]
+        if positions is None or positions.shape[1] >= x.shape[1]:
+            last, outputs = self._through(params, x, keys, *shared)
+            if self.keeps_layers:
+                return jnp.concatenate([x[None], outputs])
+            return last if positions is None else gather_positions(last, positions)
+        first, last = _parted(params)
+        first_keys, last_key = (None, None) if keys is None else (keys[:-1], keys[-1])
+        if count > 1:
+            x, _ = self._through(first, x, first_keys, *shared)
+        return self._layer()(last, x, last_key, *shared, positions)[0]
+
+    def _layer(self) -> Any:
+        """A function of one layer's parameters and of what `EncoderLayer` is called with."""
+        # Without a parent: it is given its parameters, a part of those that `setup` declares.
+        layer = EncoderLayer(self.config, self.dtype, self.keeps_layers, self.backend, self.packed, parent=None)
+
+        def apply(params: Any, *inputs: Any) -> Any:
+            return layer.apply({"params": params}, *inputs)
+
+        if self.rematerialization == "none":
+            return apply
+        return jax.checkpoint(apply, policy=POLICIES[self.rematerialization])
+
+    def _through(
+        self, params: Any, x: jax.Array, keys: jax.Array | None, sequence_ids: jax.Array, rows: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """x sent through the layers of stacked `params`, one after the other: `EncoderLayer`'s outputs, the second ones
+        stacked.
+        """
+        layer, count = self._layer(), jax.tree.leaves(params)[0].shape[0]
+
+        def step(x: jax.Array, own: tuple[Any, jax.Array | None]) -> Any:
+            return layer(own[0], x, own[1], sequence_ids, rows)
+
+        return jax.lax.scan(step, x, (params, keys), unroll=min(count, self._layers_of_a_round()))
 
     def _layers_of_a_round(self) -> int:
         if platform() == "cpu" and self.rematerialization != "none":
             return 1  # XLA computes again from round to round there, not inside of one
         return UNROLLED_LAYERS.get(platform(), 4)
 
-    def __call__(self, batch: dict[str, jax.Array]) -> jax.Array:
-        """Maps ids [B, S] to hidden states, float32 [B, S, D]; where `keeps_layers`, [L + 1, B, S, D], the embeddings
-        first.
-        """
-        rows = row_numbers(batch)
-        x = self.embeddings(batch, rows)
-        last, layers = self.layers(x, batch["sequence_ids"], rows)
-        return jnp.concatenate([x[None], layers]) if self.keeps_layers else last
+
+@jax.custom_vjp
+def _parted(params: Any) -> tuple[Any, Any]:
+    """Stacked parameters as those of all layers but the last, and those of the last one."""
+    return jax.tree.map(lambda x: x[:-1], params), jax.tree.map(lambda x: x[-1], params)
+
+
+def _joined(_: None, gradients: tuple[Any, Any]) -> tuple[Any]:
+    # In one pass. The gradient of two slices would be each of them filled up with zeros, and added.
+    return (jax.tree.map(lambda first, last: jnp.concatenate([first, last[None]]), *gradients),)
+
+
+_parted.defvjp(lambda params: (_parted(params), None), _joined)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flaxbert.config import ModelConfig
 from flaxbert.model.dropout import dropout
 from flaxbert.model.encoder import Encoder, dense, row_numbers
-from flaxbert.model.heads import gather_positions
 
 
 class BertWithHead(nn.Module):
@@ -34,9 +33,9 @@ class BertWithHead(nn.Module):
 
     def __call__(self, batch: dict[str, jax.Array]) -> jax.Array:
         """Float32 [B, C, outputs] where `pooled`, else [B, S, outputs]."""
-        x = self.encoder(batch)
+        x = self.encoder(batch, batch["cls_positions"] if self.pooled else None)
         if self.pooled:
-            x = jnp.tanh(self.pooler(gather_positions(x, batch["cls_positions"])))
+            x = jnp.tanh(self.pooler(x))
         if not self.deterministic:
             x = dropout(x, self.config.dropout, self.make_rng("dropout"), row_numbers(batch))
         return self.head(x.astype(jnp.float32))

@@ -12,11 +12,6 @@ from flaxbert.model.products import einsum
 from flaxbert.sharding import constrain
 
 
-def gather_positions(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Rows of x [B, S, D] at positions [B, P]: [B, P, D]."""
-    return jnp.take_along_axis(x, positions[:, :, None], axis=1)
-
-
 class MaskedLanguageModelHead(nn.Module):
     """Transform, then logits against the token embeddings, tied, with a bias of their own."""
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from flaxbert.config import ModelConfig
-from flaxbert.model.encoder import Encoder, dense
-from flaxbert.model.heads import MaskedLanguageModelHead, gather_positions
+from flaxbert.model.encoder import Encoder, dense, gather_positions
+from flaxbert.model.heads import MaskedLanguageModelHead
 
 
 class BertForPreTraining(nn.Module):
@@ -38,10 +38,11 @@ class BertForPreTraining(nn.Module):
     def __call__(self, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """MLM logits at the masked positions, float32 [B, P, V], and NSP logits, float32 [B, C, 2].
 
-        V is the padded vocabulary; label 0 = B follows A, 1 = random.
+        V is the padded vocabulary; label 0 = B follows A, 1 = random. The last layer computes what the heads read.
         """
-        x = self.encoder(batch)
-        return self.mlm_logits(x, batch["masked_positions"]), self.nsp_logits(x, batch["cls_positions"])
+        masked, cls = batch["masked_positions"], batch["cls_positions"]
+        x = self.encoder(batch, jnp.concatenate([masked, cls], axis=1))  # [B, P + C, D]
+        return self._masked(x[:, : masked.shape[1]]), self._next_sentence(x[:, masked.shape[1] :])
 
     def encode(self, batch: dict[str, jax.Array]) -> jax.Array:
         """Hidden states of the last layer, float32 [B, S, D]."""
@@ -49,11 +50,17 @@ class BertForPreTraining(nn.Module):
 
     def mlm_logits(self, x: jax.Array, positions: jax.Array) -> jax.Array:
         """Logits [B, P, V] from hidden states [B, S, D] at positions [B, P]."""
-        return self.mlm(gather_positions(x, positions), self.encoder.embeddings.word_table)
+        return self._masked(gather_positions(x, positions))
 
     def nsp_logits(self, x: jax.Array, cls_positions: jax.Array) -> jax.Array:
         """Logits [B, C, 2] from hidden states [B, S, D] through the pooler: tanh of a dense layer over the [CLS]."""
-        return self.nsp(jnp.tanh(self.pooler(gather_positions(x, cls_positions))).astype(jnp.float32))
+        return self._next_sentence(gather_positions(x, cls_positions))
+
+    def _masked(self, x: jax.Array) -> jax.Array:
+        return self.mlm(x, self.encoder.embeddings.word_table)
+
+    def _next_sentence(self, x: jax.Array) -> jax.Array:
+        return self.nsp(jnp.tanh(self.pooler(x)).astype(jnp.float32))
 
 
 def zero_batch(config: ModelConfig, rows: int = 1, length: int = 8) -> dict[str, jax.Array]:

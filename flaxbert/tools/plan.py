@@ -105,7 +105,7 @@ def _parameters(experiment: Experiment, mesh: Mesh) -> int:
 def _flops(experiment: Experiment, step: CompiledStep | None) -> dict[str, Any]:
     """Of one step on all devices, but for the compiler's own count of the program of one."""
     rows, data = experiment.train.batch_size, experiment.data
-    parts = flops_by_part(experiment.model, data.sequence_length, data.predictions_per_row)
+    parts = flops_by_part(experiment.model, data.sequence_length, data.predictions_per_row, data.packing)
     return {
         "parts": {name: rows * flops for name, flops in parts.items()},
         "model": rows * sum(parts.values()),
@@ -118,10 +118,10 @@ def _flops(experiment: Experiment, step: CompiledStep | None) -> dict[str, Any]:
 def _speed(part: Part, devices: list[Any], mfu: float, peak: float | None) -> dict[str, Any] | None:
     """Rates and the length of the schedule at a share of the devices' peak; None where the peak is not known."""
     experiment: Experiment = part.experiment
-    config, length = experiment.train, experiment.data.sequence_length
+    config, data, length = experiment.train, experiment.data, experiment.data.sequence_length
     if peak is None:
         return None
-    parts = flops_by_part(experiment.model, length, experiment.data.predictions_per_row)
+    parts = flops_by_part(experiment.model, length, data.predictions_per_row, data.packing)
     rows = mfu * peak * len(devices) / sum(parts.values())
     seconds = (part.last_step - part.first_step) * config.batch_size / rows
     return {

@@ -11,7 +11,7 @@ import numpy as np
 
 from flaxbert.config import Experiment
 from flaxbert.training.guard import MOST_NOT_FINITE
-from flaxbert.training.metrics import Record, Report, flops_per_sequence, peak_flops
+from flaxbert.training.metrics import Record, Report, flops_per_row, peak_flops
 from flaxbert.training.objective import SUMS, Sums, summarize
 from flaxbert.training.step import StepOutcome
 
@@ -104,7 +104,7 @@ class Flight:
         rows_per_second = self.interval.steps * config.batch_size / seconds
         rows = float(sums["steps"]) * config.batch_size
         fill = float(sums["tokens"]) / (rows * data.sequence_length)
-        flops = flops_per_sequence(model, data.sequence_length, data.predictions_per_row)
+        flops = flops_per_row(model, data.sequence_length, data.predictions_per_row, data.packing)
         peak = peak_flops(jax.devices()[0].device_kind)
         return {
             "step": number,

@@ -38,28 +38,30 @@ class Report(NamedTuple):
 SILENT = Report(lambda step: None, lambda record: None, lambda text: None)
 
 
-def flops_per_sequence(model: ModelConfig, length: int, predictions: int) -> float:
+def flops_per_row(model: ModelConfig, length: int, predictions: int, sequences: int) -> float:
     """Model FLOPs of one row, forward and backward: products alone, a multiply-add counts two, padding included.
 
-    Per token `6 L (4 D^2 + 2 D F) + 12 S D L + 6 (D^2 + D V) p`, with p the share of positions in the MLM head. The
-    pooler and the next-sentence head, some 5 in 100,000, are left out as is the custom.
+    What training needs, and no more: the last layer gives what the heads read of it, the predictions and the [CLS] of
+    the sequences, and all of its keys and values. The pooler and the next-sentence head, some 5 in 100,000, are left
+    out as is the custom.
     """
-    return sum(flops_by_part(model, length, predictions).values())
+    return sum(flops_by_part(model, length, predictions, sequences).values())
 
 
-def flops_by_part(model: ModelConfig, length: int, predictions: int) -> dict[str, float]:
-    """The summands of `flops_per_sequence`, by the part of the model that they are spent in."""
+def flops_by_part(model: ModelConfig, length: int, predictions: int, sequences: int) -> dict[str, float]:
+    """The summands of `flops_per_row`, by the part of the model that they are spent in."""
     width, vocab, tokens = model.hidden_size, model.vocab_size or 0, length * model.num_layers
+    computed = tokens - length + min(predictions + sequences, length)  # outputs of all layers
     return {
-        "attention projections": tokens * 6 * 4 * width**2,
-        "attention scores and values": tokens * 12 * length * width,
-        "feed-forward": tokens * 6 * 2 * width * model.mlp_size,
+        "attention projections": (tokens + computed) * 6 * 2 * width**2,
+        "attention scores and values": computed * 12 * length * width,
+        "feed-forward": computed * 6 * 2 * width * model.mlp_size,
         "masked-token head": 6 * predictions * (width**2 + width * vocab),
     }
 
 
 def next_sentence_flops(model: ModelConfig, sequences: int) -> float:
-    """What pooler and next-sentence head spend on a row of so many sequences: no part of `flops_per_sequence`."""
+    """What pooler and next-sentence head spend on a row of so many sequences: no part of `flops_per_row`."""
     return 6 * sequences * (model.hidden_size**2 + 2 * model.hidden_size)
 
 

@@ -12,7 +12,7 @@ from bare_machine import LACKING, ROOT, bare_environment, write_batch_file
 from benchmarks.train_step.__main__ import cases_of, main, parse
 from benchmarks.train_step.case import Case, batches_of, make_experiment
 from benchmarks.train_step.compare import check_losses, compare, describe, numbers
-from flaxbert.training.metrics import flops_per_sequence
+from flaxbert.training.metrics import flops_per_row
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_speeds_follow_from_the_median_and_ratios_from_each_round(batches):
     case = make_case(batches)
     found = numbers(case, "NVIDIA H200", seconds=[0.2, 0.4, 0.3], ours=[0.1, 0.1, 0.3], product=1e9)
     used = np.mean([(batch["sequence_ids"] > 0).mean() for batch in batches_of(case)])
-    flops = 4 * flops_per_sequence(case.experiment.model, 16, 3)
+    flops = 4 * flops_per_row(case.experiment.model, 16, 3, 1)
     assert describe(case)["flops_per_step"] == flops
     assert found["step_milliseconds"] == pytest.approx(300)
     assert found["sequences_per_second"] == pytest.approx(4 / 0.3)

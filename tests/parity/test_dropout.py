@@ -21,13 +21,16 @@ TOLERANCE = 1e-5
 
 @pytest.fixture
 def factors(monkeypatch) -> list[tuple[float, np.ndarray]]:
-    """(rate, what the array is multiplied by) of each dropout that our model applies, in order."""
+    """(rate, what the array is multiplied by) of each dropout that our model applies, in order; of all places where
+    our last layer computes some, which take part in it.
+    """
     found: list[tuple[float, np.ndarray]] = []
 
-    def listen(x, rate, key, rows):
-        applied = dropout(jnp.ones_like(x), rate, key, rows)
+    def listen(x, rate, key, rows, places=None):
+        shape = x.shape if places is None else (*x.shape[:-2], places.size, x.shape[-1])
+        applied = dropout(jnp.ones(shape), rate, key, rows)
         jax.debug.callback(lambda factor: found.append((rate, np.array(factor))), applied, ordered=True)
-        return dropout(x, rate, key, rows)
+        return dropout(x, rate, key, rows, places)
 
     monkeypatch.setattr(encoder, "dropout", listen)
     monkeypatch.setattr(attention, "dropout", listen)

@@ -41,8 +41,8 @@ def stages_of_rows(config: ModelConfig, dtype: Any, params: Any, batch: dict[str
 
     def listen(call, arguments, named, context):
         result = call(*arguments, **named)
-        if context.method_name == "__call__" and context.module.name in ("embeddings", "encoder"):
-            handed_on[context.module.name] = result
+        if context.method_name == "__call__" and context.module.name == "embeddings":
+            handed_on["embeddings"] = result
         if context.module.name == "nsp":
             handed_on["pooler"] = arguments[0]
         return result
@@ -51,8 +51,8 @@ def stages_of_rows(config: ModelConfig, dtype: Any, params: Any, batch: dict[str
         mlm, nsp = BertForPreTraining(config, dtype=dtype).apply({"params": params}, batch)
     states = {
         f"hidden states of layer {layers}": encode(config, dtype, params, batch, layers)
-        for layers in range(1, config.num_layers)
-    } | {f"hidden states of layer {config.num_layers}": handed_on.pop("encoder")}
+        for layers in range(1, config.num_layers + 1)
+    }
     logits = {"MLM logits": mlm[..., :config.vocab_size], "NSP logits": nsp}
     return handed_on | states | logits | {"loss": loss_and_sums(batch, mlm, nsp)[0]}
 

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from flaxbert.config import MeshConfig
 from flaxbert.model import attention, encoder
-from flaxbert.model.dropout import dropout, hash_bits
+from flaxbert.model.dropout import Places, dropout, hash_bits
 from flaxbert.model.pretraining import BertForPreTraining, initialize, zero_batch
 from flaxbert.sharding import make_mesh
 
@@ -126,6 +126,21 @@ def test_the_place_enters_as_the_flat_index_in_the_row():
     np.testing.assert_array_equal(hash_bits(seeds, (2, 3, 4, 5)).reshape(2, -1), flat)
 
 
+@pytest.mark.parametrize("shape", [(3, 8, 5), (3, 2, 8, 6)], ids=["hidden states", "probabilities"])
+def test_some_places_have_the_masks_they_have_among_all(shape):
+    """Forward and backward; each row has places of its own, some of them more than once."""
+    x, weight = (jax.random.normal(jax.random.key(seed), shape) for seed in (1, 2))
+    places = np.array([[0, 7, 7, 3], [5, 4, 3, 2], [1, 1, 1, 6]], np.int32)
+    index = places.reshape(3, *(1,) * (len(shape) - 3), 4, 1)
+    some, of_some = (np.take_along_axis(np.asarray(a), index, axis=-2) for a in (x, weight))
+    expected = np.take_along_axis(np.asarray(dropout(x, 0.4, KEY)), index, axis=-2)
+    assert 0.2 < (expected == 0).mean() < 0.6
+
+    found, back = jax.vjp(lambda some: dropout(some, 0.4, KEY, None, Places(jnp.asarray(places), 8)), some)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(back(of_some)[0] == 0, expected == 0)
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_rows_positions_and_steps_are_independent(rate):
     heads, length = 2, 64
@@ -232,21 +247,21 @@ def keys_of_passes(model_config, steps, monkeypatch):
         found.append(tuple(np.asarray(words).tolist()))
         return np.zeros((), np.float32)
 
-    def spy(x, rate, key, rows):
+    def spy(x, rate, key, rows, places=None):
         # Its result is used, so it is called; flax refuses callbacks with effects in a scan.
         zero = jax.pure_callback(record, jax.ShapeDtypeStruct((), jnp.float32), jax.random.key_data(key))
-        return dropout(x + zero, rate, key, rows)
+        return dropout(x + zero, rate, key, rows, places)
 
     monkeypatch.setattr(encoder, "dropout", spy)
     monkeypatch.setattr(attention, "dropout", spy)
     model, batch = BertForPreTraining(model_config, deterministic=False), zero_batch(model_config)
     shapes = jax.eval_shape(lambda: initialize(model_config, KEY))
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
-    encode = jax.jit(lambda step: model.apply(
-        {"params": params}, batch, rngs={"dropout": jax.random.fold_in(KEY, step)}, method="encode"
+    predict = jax.jit(lambda step: model.apply(
+        {"params": params}, batch, rngs={"dropout": jax.random.fold_in(KEY, step)}
     ))  # fmt: skip
     for step in range(steps):
-        encode(step).block_until_ready()
+        jax.block_until_ready(predict(step))
         yield found[:]
         found.clear()
 

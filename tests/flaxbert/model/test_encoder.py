@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flaxbert.config import PRESETS
-from flaxbert.model.encoder import EncoderLayer, activation, layer_norm
+from flaxbert.model.encoder import UNROLLED_LAYERS, Encoder, EncoderLayer, activation, gather_positions, layer_norm
 from flaxbert.model.pretraining import BertForPreTraining, initialize
 
 # Hidden states are of size one after LayerNorm; sums of some dozens of float32 terms, taken in another order, differ
@@ -199,10 +199,10 @@ def test_the_scan_applies_the_layers_one_by_one(small_config, small_params, rand
         {"params": small_params}, batch, jnp.arange(len(batch["input_ids"])),
         method=lambda model, batch, rows: model.encoder.embeddings(batch, rows),
     )  # fmt: skip
-    layer = jax.jit(EncoderLayer(small_config, True, jnp.float32).apply)
+    layer = jax.jit(EncoderLayer(small_config, jnp.float32).apply)
     for number in range(small_config.num_layers):
         own = jax.tree.map(lambda leaf: leaf[number], small_params["encoder"]["layers"])
-        x, _ = layer({"params": own}, x, batch["sequence_ids"], jnp.arange(len(x)))
+        x, _ = layer({"params": own}, x, None, batch["sequence_ids"], jnp.arange(len(x)))
     np.testing.assert_allclose(encode(batch), x, **TOLERANCE)
 
 
@@ -216,6 +216,61 @@ def test_any_number_of_layers_is_applied_once_each(layers, small_config):
     batch = {name: jnp.ones((1, 4), jnp.int32) for name in ("input_ids", "segment_ids", "position_ids", "sequence_ids")}
     x = encoder(config)(params, batch)
     np.testing.assert_array_equal(x, np.full(x.shape, layers))
+
+
+@pytest.mark.parametrize("layers, options", [
+    (1, {}), (3, {}), (6, {}), (3, {"rematerialization": "products"}), (3, {"rematerialization": "layers"}),
+    (3, {"backend": "fused"}),
+])  # fmt: skip
+def test_what_the_last_layer_gives_at_some_positions_is_what_it_gives_there_among_all(
+    layers, options, small_config, random_batch, monkeypatch
+):
+    """With dropout, and the gradients too. A position may come twice, and padding may be read."""
+    monkeypatch.setitem(UNROLLED_LAYERS, "cpu", 4)
+    config = dataclasses.replace(small_config, num_layers=layers)
+    length = 20
+    if options.get("backend") == "fused":  # whose blocks are that long and wide
+        config, length = dataclasses.replace(config, hidden_size=128, num_heads=2, max_length=128), 128
+    model = Encoder(config, False, jnp.float32, **options)
+    params = initialize(config, jax.random.key(0))["encoder"]
+    batch = random_batch([(7, 12), (13,)], row_length=length)
+    positions = np.array([[0, 3, 3, 9, 18], [12, 1, 0, 5, 19]], np.int32)
+    weights = np.random.default_rng(1).normal(size=(2, 5, config.hidden_size)).astype(np.float32)
+
+    def of_all(params, **rngs):
+        return gather_positions(model.apply({"params": params}, batch, **rngs), positions)
+
+    def of_some(params, **rngs):
+        return model.apply({"params": params}, batch, positions, **rngs)
+
+    def pulled(states):
+        def total(params):
+            found = states(params, rngs={"dropout": jax.random.key(5)})
+            return jnp.sum(found * weights), found
+
+        (_, found), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
+        return found, gradients
+
+    expected, of_expected = pulled(of_all)
+    found, gradients = pulled(of_some)
+    np.testing.assert_allclose(found, expected, **TOLERANCE)
+    for (name, ours), (_, theirs) in zip(named(gradients), named(of_expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-5 * np.abs(theirs).max() + 1e-5, err_msg=name)
+
+
+def test_the_last_layer_computes_what_is_read_of_it_alone(small_config, random_batch):
+    """Of a layer, by XLA's count: those products alone that make keys and values, a sixth of all, are left whole."""
+    config = dataclasses.replace(small_config, num_layers=1, hidden_size=240, feed_forward_size=960, max_length=40)
+    params = jax.eval_shape(lambda: initialize(config, jax.random.key(0))["encoder"])
+    batch = random_batch([(40,)] * 8)
+
+    def flops(positions):
+        run = jax.jit(lambda params: Encoder(config, True, jnp.float32).apply({"params": params}, batch, positions))
+        return run.lower(params).cost_analysis()["flops"]
+
+    whole, one = flops(None), flops(np.zeros((8, 1), np.int32))
+    assert 2 / 12 < one / whole < 0.25
+    assert flops(np.zeros((8, 40), np.int32)) == pytest.approx(whole, rel=0.01), "as many as there are"
 
 
 def test_bfloat16_products_stay_close_to_float32(small_config, random_batch):

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxbert.model.encoder import activation
-from flaxbert.model.heads import gather_positions
+from flaxbert.model.encoder import activation, gather_positions
 from flaxbert.model.pretraining import BertForPreTraining
 
 # See test_encoder.py; logits here reach a size of ten.

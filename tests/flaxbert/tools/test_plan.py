@@ -25,7 +25,7 @@ from flaxbert.tools.compiled_step import compile_step, counted_flops
 from flaxbert.tools.plan import _parameters, plan, what_would_fit
 from flaxbert.tools.plan_tables import show
 from flaxbert.tools.topologies import DeviceMemory
-from flaxbert.training.metrics import flops_per_sequence
+from flaxbert.training.metrics import flops_per_row
 from flaxbert.training.step import abstract_batch, build_functions, step_bytes
 
 # Quick to compile: a layer less halves it.
@@ -109,23 +109,24 @@ def test_parameters_are_counted_without_the_padding_of_the_vocabulary():
 def test_the_parts_of_the_flops_are_those_that_mfu_is_measured_by(found):
     parts = found["flops"]["parts"]
     assert found["flops"]["model"] == sum(parts.values())
-    assert found["flops"]["model"] == 64 * flops_per_sequence(EXPERIMENT.model, 32, EXPERIMENT.data.predictions_per_row)
+    data = EXPERIMENT.data
+    assert found["flops"]["model"] == 64 * flops_per_row(EXPERIMENT.model, 32, data.predictions_per_row, data.packing)
 
 
 def test_xlas_count_of_a_loop_over_layers_is_that_of_layers_written_out(monkeypatch):
     """Layers beyond the first two are extrapolated. Written out, XLA counts each of them."""
-    written_out = compiled_step._lowered_flops(EXPERIMENT, 4)
+    written_out = compiled_step._lowered_flops(EXPERIMENT, 7)
     monkeypatch.setitem(encoder.UNROLLED_LAYERS, "cpu", 2)
-    assert compiled_step._lowered_flops(EXPERIMENT, 4) < 0.7 * written_out, "in a loop only two are counted"
-    deeper = dataclasses.replace(EXPERIMENT, model=dataclasses.replace(EXPERIMENT.model, num_layers=4))
-    assert counted_flops(deeper) == pytest.approx(written_out, rel=1e-5)
+    assert compiled_step._lowered_flops(EXPERIMENT, 7) < 0.7 * written_out, "in a loop only two are counted"
+    deeper = dataclasses.replace(EXPERIMENT, model=dataclasses.replace(EXPERIMENT.model, num_layers=7))
+    assert counted_flops(deeper) == pytest.approx(written_out, rel=2e-4)
 
 
 def test_xla_counts_the_products_of_the_formula_and_little_more():
     """Norms, softmax, GELU and the optimizer are the rest; they fade as the model grows wider."""
     wide = dataclasses.replace(EXPERIMENT.model, hidden_size=512, num_layers=3, num_heads=8, vocab_size=2000)
     experiment = dataclasses.replace(EXPERIMENT, model=wide)
-    formula = 64 * flops_per_sequence(wide, 32, experiment.data.predictions_per_row)
+    formula = 64 * flops_per_row(wide, 32, experiment.data.predictions_per_row, experiment.data.packing)
     assert 1.0 < counted_flops(experiment) / formula < 1.05
 
 
@@ -150,7 +151,7 @@ def test_a_batch_that_outgrows_the_memory_is_told_what_would_fit():
     mesh = make_mesh(MeshConfig(data=4))
     experiment = dataclasses.replace(EXPERIMENT, mesh=MeshConfig(data=4))
     needed = compile_step(experiment, mesh).bytes
-    room = DeviceMemory(int(0.6 * needed), "a small device")
+    room = DeviceMemory(int(0.75 * needed), "a small device")
     said = what_would_fit(experiment, mesh, room)
     assert f"needs {needed / 1e9:.3f} GB per device (" in said and f"has {room.bytes / 1e9:.3f} GB" in said
     rows = int(said.partition("--train.batch-size ")[2].split()[0])

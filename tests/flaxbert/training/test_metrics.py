@@ -10,7 +10,7 @@ import pytest
 from flaxbert.config import PRESETS, ModelConfig
 from flaxbert.terminal import Lines
 from flaxbert.training import metrics
-from flaxbert.training.metrics import flops_per_sequence, open_report, peak_flops
+from flaxbert.training.metrics import flops_per_row, open_report, peak_flops
 
 BASE = ModelConfig(vocab_size=30_522)
 
@@ -27,30 +27,30 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_base_at_128_costs_0_546_gigaflops_a_token():
-    """20 of 128 positions, about 15 %, in the masked-language-model head."""
-    assert flops_per_sequence(BASE, 128, 20) / 128 == pytest.approx(0.546e9, rel=1e-3)
-
-
-def test_a_head_on_all_positions_would_cost_a_fifth_more():
-    gathered, everywhere = (flops_per_sequence(BASE, 128, positions) for positions in (0.15 * 128, 128))
-    assert everywhere / gathered - 1 == pytest.approx(0.22, abs=0.005)
+def test_base_at_128_costs_0_516_gigaflops_a_token():
+    """The custom counts all of the last layer and says 0.546."""
+    assert flops_per_row(BASE, 128, 20, 1) / 128 == pytest.approx(0.5157e9, rel=1e-4)
+    assert flops_per_row(BASE, 128, 20, 108) / 128 == pytest.approx(0.5463e9, rel=1e-4), "where the heads read all"
+    assert flops_per_row(BASE, 128, 20, 500) == flops_per_row(BASE, 128, 20, 108), "there is no more than all"
 
 
 @pytest.mark.parametrize("name, length", [("tiny", 128), ("base", 512), ("large", 128)])
 def test_flops_are_those_of_the_products_counted_one_by_one(name, length):
     model = PRESETS[name]
     d, f, v, p = model.hidden_size, 4 * model.hidden_size, 1000, 20
-    multiply_adds = model.num_layers * (
-        4 * length * d * d  # query, key, value and output
-        + 2 * length * length * d  # scores, and the sum of values
-        + 2 * length * d * f  # up and down
-    ) + p * (d * d + d * v)  # transform, and the logits
+    multiply_adds = p * (d * d + d * v)  # transform, and the logits
+    for read in [length] * (model.num_layers - 1) + [p + 2]:  # two sequences in a row
+        multiply_adds += (
+            2 * length * d * d  # key and value
+            + 2 * read * d * d  # query and output
+            + 2 * read * length * d  # scores, and the sum of values
+            + 2 * read * d * f  # up and down
+        )
     expected = 3 * 2 * multiply_adds  # the backward pass costs two forward ones; a multiply-add counts two
     sized = ModelConfig(
         vocab_size=v, num_layers=model.num_layers, hidden_size=model.hidden_size, num_heads=model.num_heads
     )
-    assert flops_per_sequence(sized, length, p) == pytest.approx(expected, rel=1e-12)
+    assert flops_per_row(sized, length, p, 2) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("kind, peak", [

@@ -95,8 +95,10 @@ def test_each_device_keeps_its_rows(experiment, batch_of):
 
 
 def test_parts_need_less_memory(experiment):
+    deep = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, num_layers=6))
+
     def temporary(**settings):
-        changed = with_settings(experiment, batch_size=512, **settings)
+        changed = with_settings(deep, batch_size=512, **settings)
         mesh = one_device()
         with jax.set_mesh(mesh):
             functions = build_functions(changed, mesh)
