@@ -42,14 +42,55 @@ def assemble(
     """Rows [first, last) of a window, before masking: B = last - first, S = length, C = sequences_per_row.
 
     Returns `input_ids`, `segment_ids`, `sequence_ids`, `position_ids` [B, S] and `cls_positions`,
-    `next_sentence_labels`, `next_sentence_weights` [B, C]. Every piece of every sequence is a run of the window's
-    tokens, and so is the padding behind them: a batch is one gather, and each number of a piece is repeated over it.
+    `next_sentence_labels`, `next_sentence_weights` [B, C].
     """
     rows, offsets = last - first, window.packed.offsets
     bounds = offsets[first : last + 1] - offsets[first]
     chosen = window.packed.order[offsets[first] : offsets[last]]
     row = np.repeat(np.arange(rows), np.diff(bounds))
     nth = np.arange(len(chosen)) - bounds[row]
+    if sequences_per_row == 1:
+        tokens, layout = _single(window, chosen, length)
+    else:
+        tokens, layout = _packed(window, chosen, length, bounds, row, nth)
+    return tokens | _per_sequence(window, chosen, nth, layout, (rows, sequences_per_row)), layout
+
+
+def _single(window: Window, chosen: np.ndarray, length: int) -> tuple[dict[str, np.ndarray], Layout]:
+    """What `_packed` gives where each row has one sequence, in half of its time: what stands in a column follows from
+    two comparisons, and two runs of tokens hold A and B.
+    """
+    sequences, row, column = window.sequences, np.arange(len(chosen)), np.arange(length, dtype=np.int32)
+    a_length, b_length = sequences.a_length[chosen].astype(np.int64), sequences.b_length[chosen].astype(np.int64)
+    second = a_length + 2  # where B begins
+    total = second + b_length + (b_length > 0)
+    used = column < total.astype(np.int32)[:, None]
+    in_b = (column >= second.astype(np.int32)[:, None]) & used
+    starts = np.stack([sequences.a_start[chosen] - 1, sequences.b_start[chosen] - second], axis=1)
+    source = np.repeat(starts, np.stack([second, length - second], axis=1).ravel()).reshape(-1, length)
+    source += column
+    input_ids = window.tokens.take(source, mode="clip").astype(np.int32) * used
+    cls, sep = window.tokens[-2:]
+    input_ids[:, 0] = cls
+    input_ids[row, second - 1] = sep
+    input_ids[row, total - 1] = sep
+    tokens = {
+        "input_ids": input_ids,
+        "segment_ids": in_b.astype(np.int32),
+        "sequence_ids": used.astype(np.int32),
+        "position_ids": column * used,
+    }
+    return tokens, Layout(row, np.zeros_like(total), total, a_length)
+
+
+def _packed(
+    window: Window, chosen: np.ndarray, length: int, bounds: np.ndarray, row: np.ndarray, nth: np.ndarray
+) -> tuple[dict[str, np.ndarray], Layout]:
+    """The arrays of tokens, and the layout, of the sequences `chosen` [n], each the `nth` one [n] of its `row` [n];
+    `bounds` [B + 1] say which are a row's. Every piece of every sequence is a run of the window's tokens, and so is the
+    padding behind them: a batch is one gather, and each number of a piece is repeated over it.
+    """
+    rows = len(bounds) - 1
     starts, lengths = _pieces(window, chosen)
     before = np.cumsum(np.append(0, lengths.sum(axis=1)))
     sequence_start = before[:-1] - before[bounds[row]]
@@ -69,14 +110,13 @@ def assemble(
     used = sequence_ids > 0
     place = (row * length + sequence_start)[:, None] + np.cumsum(lengths, axis=1) - lengths
     source = np.arange(rows * length).reshape(rows, length) + spread(starts - place, np.int64)
-    batch = {
+    tokens = {
         "input_ids": window.tokens.take(source, mode="clip").astype(np.int32) * used,
         "segment_ids": spread(np.array([0, 0, 0, 1, 1])),
         "sequence_ids": sequence_ids,
         "position_ids": (np.arange(length, dtype=np.int32) - spread(sequence_start[:, None])) * used,
     }
-    layout = Layout(row, sequence_start, np.diff(before), lengths[:, 1])
-    return batch | _per_sequence(window, chosen, nth, layout, (rows, sequences_per_row)), layout
+    return tokens, Layout(row, sequence_start, np.diff(before), lengths[:, 1])
 
 
 def _pieces(window: Window, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
