@@ -21,8 +21,9 @@ POLICIES = {
 }
 
 # Layers in one round of the scan. What a round hands to the backward pass is stacked with that of the others: memory is
-# filled with zeros, written and read once more, an eighth to a quarter of a CPU's step. The price is time to compile.
-UNROLLED_LAYERS = {"cpu": 12, "gpu": 4, "tpu": 4}
+# filled with zeros, written and read once more, an eighth to a quarter of a CPU's step. The price is time to compile:
+# what is left over by the last round, and the last layer where not all of it is read, are compiled too.
+UNROLLED_LAYERS = {"cpu": 12, "gpu": 4, "tpu": 2}
 
 
 def initializer(config: ModelConfig) -> Any:
@@ -48,12 +49,16 @@ def layer_norm(config: ModelConfig, name: str | None = None) -> nn.LayerNorm:
 
 
 class Dense(nn.DenseGeneral):
-    """Takes all tokens as one line, [N, ...] and not [B, S, ...]: the gradient of a kernel is a sum over tokens, and
-    for a sum over two axes XLA first writes the gradients of the output to memory once more, transposed.
+    """On a CPU takes all tokens as one line, [N, ...] and not [B, S, ...]: the gradient of a kernel is a sum over
+    tokens, and for a sum over two axes XLA first writes the gradients of the output to memory once more, transposed.
+    On a TPU, whose tiles hold eight tokens of a row, a line of rows of another length would be a copy.
     """
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        if platform() != "cpu":
+            found: jax.Array = super().__call__(x)
+            return found
         axes = 1 if isinstance(self.axis, int) else len(self.axis)
         y: jax.Array = super().__call__(x.reshape(-1, *x.shape[-axes:]))
         return y.reshape(*x.shape[:-axes], *y.shape[1:])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flaxbert.config import ModelConfig
 from flaxbert.model.encoder import activation, dense, layer_norm
 from flaxbert.model.products import einsum
-from flaxbert.sharding import constrain
+from flaxbert.sharding import constrain, platform
 
 
 class MaskedLanguageModelHead(nn.Module):
@@ -31,5 +31,8 @@ class MaskedLanguageModelHead(nn.Module):
         assert cfg.vocab_size is not None, "padded_vocab_size would have raised"
         real = jnp.arange(cfg.padded_vocab_size) < cfg.vocab_size
         bias = jnp.where(real, bias, jnp.finfo(jnp.float32).min)
-        logits = einsum("nd,vd->nv", x.reshape(-1, cfg.hidden_size), word_embedding, self.dtype)
+        if platform() == "cpu":  # see `Dense`
+            logits = einsum("nd,vd->nv", x.reshape(-1, cfg.hidden_size), word_embedding, self.dtype)
+        else:
+            logits = einsum("bpd,vd->bpv", x, word_embedding, self.dtype)
         return constrain((logits + bias).reshape(*x.shape[:2], cfg.padded_vocab_size), "batch", None, "vocab")

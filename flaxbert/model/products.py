@@ -14,10 +14,12 @@ from flaxbert.sharding import platform
 def einsum(subscripts: str, left: jax.Array, right: jax.Array, dtype: Any) -> jax.Array:
     """`jnp.einsum` of two arrays rounded to `dtype`; float32. Each letter is in two of the three places.
 
-    In the backward pass the gradient is rounded too: left as it is, it would make both products there float32 ones.
-    Below float32 there is no forward-mode derivative.
+    In the backward pass the gradient is rounded too: left as it is, it would make both products there float32 ones,
+    but on a TPU, which rounds what it multiplies by itself and else had to write it down once more. Below float32 there
+    is no forward-mode derivative.
     """
-    if dtype == jnp.float32:
+    if dtype == jnp.float32 or platform() == "tpu":
+        left, right = left.astype(dtype), right.astype(dtype)
         return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
     return _einsum(subscripts, jnp.dtype(dtype), left, right)
 
