@@ -22,8 +22,9 @@ POLICIES = {
 
 # Layers in one round of the scan. What a round hands to the backward pass is stacked with that of the others: memory is
 # filled with zeros, written and read once more, an eighth to a quarter of a CPU's step. The price is time to compile:
-# what is left over by the last round, and the last layer where not all of it is read, are compiled too.
-UNROLLED_LAYERS = {"cpu": 12, "gpu": 4, "tpu": 2}
+# what is left over by the last round, and the last layer where not all of it is read, are compiled too. On a TPU rounds
+# of several take more memory (benchmarks/notes.md).
+UNROLLED_LAYERS = {"cpu": 12, "gpu": 4, "tpu": 1}
 
 
 def initializer(config: ModelConfig) -> Any:
