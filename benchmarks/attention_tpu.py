@@ -5,9 +5,9 @@
 Compiles the train step of base at length 512 in bfloat16 ahead of time for one v5e chip (extra `tpu`), on a machine
 without TPUs: by each backend of attention, packed and not. Splash has no dropout, so it is held against fused and plain
 attention without dropout too. What is read and written the compiler counts once for a loop over layers: it is that of a
-step of two layers, which has no loop, and ten times what a third one adds, written out too. With `--search`, at most so many further compilations of each look for the largest batch
-that fits. Writes the compiler's figures as JSON, beside it a table in Markdown; what the file already holds is not
-compiled again.
+step of two layers, which has no loop, and ten times what a third one adds, written out too. With `--search`, at most so
+many further compilations of each look for the largest batch that fits. Writes the compiler's figures as JSON, beside it
+a table in Markdown; what the file already holds is not compiled again.
 """
 
 import argparse

@@ -35,8 +35,9 @@ def markdown(results: Record) -> str:
     lines = [
         f"# A step of training on {machine['device']}", "",
         f"`{results['command']}`; {machine['processor']}, {machine['cores']} cores, {machine['system']}; {packages}. "
-        "Medians of rounds in turn; FLOPs are the model's, padding included. A number of times is how much faster "
-        "flaxbert is, with the least and the most of the rounds.", "",
+        "Medians of rounds in turn; FLOPs are those that a step needs, padding included: of the last layer "
+        "what the heads read, whatever a contender computes. A number of times is how much faster flaxbert is, with "
+        "the least and the most of the rounds.", "",
         "| case | contender | ms a step | sequences/s | tokens/s, no padding | with padding | TFLOP/s | MFU | "
         "of a large product's rate | flaxbert is faster by |",
         "|---|---|---|---|---|---|---|---|---|---|",

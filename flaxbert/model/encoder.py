@@ -20,11 +20,11 @@ POLICIES = {
     "layers": jax.checkpoint_policies.nothing_saveable,
 }
 
-# Layers in one round of the scan. What a round hands to the backward pass is stacked with that of the others: memory is
-# filled with zeros, written and read once more, an eighth to a quarter of a CPU's step. The price is time to compile:
-# what is left over by the last round, and the last layer where not all of it is read, are compiled too. On a TPU rounds
-# of several take more memory (benchmarks/notes.md).
-UNROLLED_LAYERS = {"cpu": 12, "gpu": 4, "tpu": 1}
+# Layers in one round of the scan. On a CPU what a round hands to the backward pass is stacked with that of the others
+# at a price: memory is filled with zeros, written and read once more, an eighth to a quarter of the step. Elsewhere
+# rounds of several are compiled for longer and take more memory, most where they do not divide the layers
+# (benchmarks/notes.md).
+UNROLLED_LAYERS = {"cpu": 12, "gpu": 1, "tpu": 1}
 
 
 def initializer(config: ModelConfig) -> Any:
@@ -218,7 +218,8 @@ class Encoder(nn.Module):
 
     def __call__(self, batch: dict[str, jax.Array], positions: jax.Array | None = None) -> jax.Array:
         """Maps ids [B, S] to hidden states, float32 [B, S, D]; with `positions` [B, N] to those there, [B, N, D], and
-        the last layer computes no others; where `keeps_layers`, to [L + 1, B, S, D], the embeddings first.
+        the last layer computes no others; where `keeps_layers`, to [L + 1, B, S, D], the embeddings first, and
+        `positions` have no say.
         """
         rows, count = row_numbers(batch), self.config.num_layers
         x = self.embeddings(batch, rows)
@@ -227,7 +228,7 @@ class Encoder(nn.Module):
         if self.is_initializing():
             self.layers(x, None, *shared)
         params = self.layers.variables["params"]
-        if positions is None or positions.shape[1] >= x.shape[1]:
+        if positions is None or self.keeps_layers or positions.shape[1] >= x.shape[1]:
             last, outputs = self._through(params, x, keys, *shared)
             if self.keeps_layers:
                 return jnp.concatenate([x[None], outputs])
@@ -266,7 +267,7 @@ class Encoder(nn.Module):
     def _layers_of_a_round(self) -> int:
         if platform() == "cpu" and self.rematerialization != "none":
             return 1  # XLA computes again from round to round there, not inside of one
-        return UNROLLED_LAYERS.get(platform(), 4)
+        return UNROLLED_LAYERS.get(platform(), 1)
 
 
 @jax.custom_vjp

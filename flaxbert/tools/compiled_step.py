@@ -24,8 +24,9 @@ class CompiledStep(NamedTuple):
     """The compiler's count for one device, each loop's body counted once; None where it gives none."""
     collectives: Collectives
     bytes_accessed: float | None = None
-    """What the program reads and writes, by the compiler's count, which counts the body of a loop once."""
-    """What the program of one device reads and writes, as the compiler counts it: a kernel's own by its arrays."""
+    """What the program of one device reads and writes, as the compiler counts it: the body of a loop once, and a kernel
+    by its arrays.
+    """
 
     @property
     def bytes(self) -> int:

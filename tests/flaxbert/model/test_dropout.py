@@ -6,7 +6,6 @@ Statistics are held to five standard deviations. Keys are fixed, so a test passe
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -278,19 +277,6 @@ def test_every_site_layer_and_step_has_a_key_of_its_own(small_config, monkeypatc
     for number, row in enumerate(rows):
         for other in rows[:number]:
             assert_no_copies(row, other)
-
-
-def test_layers_of_a_scan_draw_masks_of_their_own():
-    class Layer(nn.Module):
-        @nn.compact
-        def __call__(self, carry):
-            return carry, dropout(jnp.ones((4, 64, 64)), 0.5, self.make_rng("dropout"))
-
-    scanned = nn.scan(Layer, variable_axes={}, split_rngs={"dropout": True}, length=5, unroll=4)()
-    masks = np.asarray(scanned.apply({}, 0.0, rngs={"dropout": KEY})[1]) != 0
-    for number, drawn in enumerate(masks):
-        for other in masks[:number]:
-            assert_uncorrelated(drawn, other, 0.5)
 
 
 def test_the_mask_is_the_same_under_jit_and_vmap():
