@@ -214,7 +214,7 @@ class Encoder(nn.Module):
             EncoderLayer, variable_axes={"params": 0}, split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast), length=self.config.num_layers,
         )  # fmt: skip
-        self.layers = scanned(self.config, self.dtype)
+        self.layers = scanned(self.config, self.dtype, self.keeps_layers)
 
     def __call__(self, batch: dict[str, jax.Array], positions: jax.Array | None = None) -> jax.Array:
         """Maps ids [B, S] to hidden states, float32 [B, S, D]; with `positions` [B, N] to those there, [B, N, D], and
@@ -225,11 +225,10 @@ class Encoder(nn.Module):
         x = self.embeddings(batch, rows)
         shared = batch["sequence_ids"], rows
         keys = None if self.deterministic else jax.random.split(self.make_rng("dropout"), count)
-        if self.is_initializing():
-            self.layers(x, None, *shared)
-        params = self.layers.variables["params"]
-        if positions is None or self.keeps_layers or positions.shape[1] >= x.shape[1]:
-            last, outputs = self._through(params, x, keys, *shared)
+        params = self.layers.variables.get("params")  # None: they are to be made
+        if params is None or positions is None or self.keeps_layers or positions.shape[1] >= x.shape[1]:
+            through = self.layers if params is None else functools.partial(self._through, params)
+            last, outputs = through(x, keys, *shared)
             if self.keeps_layers:
                 return jnp.concatenate([x[None], outputs])
             return last if positions is None else gather_positions(last, positions)
