@@ -345,7 +345,7 @@ def test_exhausted_memory_is_told_of_with_what_the_step_needs_and_what_would_fit
     """Attention of so many heads takes 8.6 GB a matrix, and the process may have 20 of all."""
     settings = (
         "--model.hidden-size", "512", "--model.num-heads", "512", "--model.max-length", "512",
-        "--model.num-layers", "1", "--data.sequence-length", "512", "--train.batch-size", "16", "--train.steps", "2",
+        "--model.num-layers", "2", "--data.sequence-length", "512", "--train.batch-size", "16", "--train.steps", "2",
         "--train.eval-every", "0", "--optimizer.warmup-steps", "1",
     )  # fmt: skip
     process = flaxbert(
