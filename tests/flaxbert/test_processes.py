@@ -31,9 +31,10 @@ SIZES = (
     "--train.eval-batches", "2", "--train.checkpoint-every", SAVE_EVERY, "--train.keep-checkpoints", "20",
 )  # fmt: skip
 TIMES = {"seconds", "save_seconds", "sequences_per_second", "tokens_per_second", "mfu"}
-# Sums over devices run in another order: 3e-7 in the losses, 2e-6 in the gradient norm, no more after 40 steps than
-# after one. A row that is read twice or left out shows in the second digit.
-RTOL = 2e-5
+# Sums over devices run in another order: 3e-7 in the losses, mostly 2e-6 in the gradient norm, no more after 40 steps
+# than after one; of a batch whose gradient is a small difference 3e-5. A row that is read twice or left out shows in the
+# second digit.
+RTOL = 1e-4
 LAUNCH = "import os, sys; os.execv(sys.executable, [sys.executable, '-m', 'flaxbert', *sys.argv[1:]])"
 GONE = re.compile("another process of this run has gone|most likely because another has gone")
 
