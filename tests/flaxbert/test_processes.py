@@ -32,9 +32,10 @@ SIZES = (
 )  # fmt: skip
 TIMES = {"seconds", "save_seconds", "sequences_per_second", "tokens_per_second", "mfu"}
 # Sums over devices run in another order: 3e-7 in the losses, mostly 2e-6 in the gradient norm, no more after 40 steps
-# than after one; of a batch whose gradient is a small difference 3e-5. A row that is read twice or left out shows in the
-# second digit.
+# than after one. Where the model turns, after some twenty steps at this rate, the norm was seen to differ by 3e-5, and
+# returns. A row that is read twice or left out shows in the second digit of both.
 RTOL = 1e-4
+RTOL_OF_NORM = 1e-3
 LAUNCH = "import os, sys; os.execv(sys.executable, [sys.executable, '-m', 'flaxbert', *sys.argv[1:]])"
 GONE = re.compile("another process of this run has gone|most likely because another has gone")
 
@@ -123,7 +124,8 @@ def assert_same_lines(workdir, expected):
     for line, other in zip(found, wanted, strict=True):
         assert line.keys() == other.keys()
         for name in line.keys() - {"split"}:
-            np.testing.assert_allclose(line[name], other[name], rtol=RTOL, err_msg=f"{name} of step {line['step']}")
+            rtol = RTOL_OF_NORM if name == "gradient_norm" else RTOL
+            np.testing.assert_allclose(line[name], other[name], rtol=rtol, err_msg=f"{name} of step {line['step']}")
 
 
 @pytest.fixture(scope="module")
