@@ -1,13 +1,15 @@
 """What do fused and splash attention save on a TPU that is not here?
 
     python -m benchmarks.attention_tpu --output benchmarks/results/attention_tpu.json [--search N] [--rows N]
+        [--only NAME ...]
 
 Compiles the train step of base at length 512 in bfloat16 ahead of time for one v5e chip (extra `tpu`), on a machine
 without TPUs: by each backend of attention, packed and not. Splash has no dropout, so it is held against fused and plain
 attention without dropout too. What is read and written the compiler counts once for a loop over layers: it is that of a
 step of two layers, which has no loop, and ten times what a third one adds, written out too. With `--search`, at most so
 many further compilations of each look for the largest batch that fits. Writes the compiler's figures as JSON, beside it
-a table in Markdown; what the file already holds is not compiled again.
+a table in Markdown; what the file already holds is not compiled again, and several processes may write to one, which
+libtpu allows where ALLOW_MULTIPLE_LIBTPU_LOAD is 1.
 """
 
 import argparse
@@ -118,15 +120,22 @@ def main() -> None:
     parser.add_argument("--output", default="benchmarks/results/attention_tpu.json", help="a JSON file for the results")
     parser.add_argument("--search", type=int, default=0, help="compilations for the largest batch of each case")
     parser.add_argument("--rows", type=int, default=16, help="rows of the step whose figures are given")
+    parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES], metavar="NAME",
+                        default=[case.name for case in CASES], help="cases, as the table names them")
     options = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     output = Path(options.output)
-    cases = json.loads(output.read_text())["cases"] if output.exists() else {}
     for case in CASES:
-        if case.name not in cases:
-            cases[case.name] = key_figures(case, options.rows, options.search)
-            print(_line(case.name, cases[case.name]), f"{cases[case.name]['seconds_to_compile']} s", flush=True)
-            _write(output, cases)
+        if case.name in options.only and case.name not in _kept(output):
+            found = key_figures(case, options.rows, options.search)
+            print(_line(case.name, found), f"{found['seconds_to_compile']} s", flush=True)
+            known = _kept(output) | {case.name: found}  # another process may have written others meanwhile
+            _write(output, {each.name: known[each.name] for each in CASES if each.name in known})
+
+
+def _kept(output: Path) -> dict[str, dict[str, Any]]:
+    cases: dict[str, dict[str, Any]] = json.loads(output.read_text())["cases"] if output.exists() else {}
+    return cases
 
 
 def _write(output: Path, cases: dict[str, dict[str, Any]]) -> None:
