@@ -23,7 +23,8 @@ class Candidates(NamedTuple):
     def per_sequence(self, cells: np.ndarray) -> np.ndarray:
         """How many of `cells` [B, S] bool are true in each sequence, int64 [n]."""
         starts = self.layout.row * cells.shape[1] + self.layout.start
-        return np.add.reduceat(cells.ravel().view(np.uint8), starts, dtype=np.int64)
+        narrow = np.uint16 if cells.shape[1] < 1 << 16 else np.int64
+        return np.add.reduceat(cells.ravel().view(np.uint8), starts, dtype=narrow).astype(np.int64)
 
     def shuffled(self, cells: np.ndarray, most: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(cells, how many of each sequence [n]): the true ones of `cells` [B, S], at most `most` [n] of each sequence,
@@ -40,12 +41,13 @@ class Candidates(NamedTuple):
         width = np.iinfo(dtype).bits
         low = dtype(2**column_bits - 1)
         keys = _random_bits(self.row_keys, length, dtype)
-        keys >>= dtype(sequence_bits)
+        if sequence_bits:
+            keys >>= dtype(sequence_bits)
         keys &= ~low
         keys |= np.arange(length, dtype=dtype)
         if sequence_bits:
             keys |= self._numbers(length).astype(dtype) << dtype(width - sequence_bits)
-        keys[~cells] = np.iinfo(dtype).max
+        keys |= (cells.view(np.int8) - np.int8(1)).astype(dtype)  # -1, so all bits, where it is no candidate
         keys.sort(axis=1)
         counts = self.per_sequence(cells)
         before = np.cumsum(counts) - counts

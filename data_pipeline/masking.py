@@ -8,7 +8,7 @@ import numpy as np
 
 from data_pipeline import randomness
 from data_pipeline.assembly import Layout
-from data_pipeline.candidates import Candidates, ragged_range
+from data_pipeline.candidates import Candidates
 from data_pipeline.config import DataConfig
 from data_pipeline.word_masking import choose_spans, choose_words
 
@@ -31,12 +31,12 @@ def mask(
 ) -> dict[str, np.ndarray]:
     """Masks the sequences of a batch; `row_keys` uint64 [B] decide all that is random.
 
-    Returns the batch with `input_ids` masked and `masked_positions`, `masked_ids` int32 and `masked_weights`
-    float32 [B, P]; positions ascend, unused slots have position 0 and weight 0.
+    Returns the batch with `input_ids` masked and `masked_positions`, `masked_ids` and `masked_weights` [B, P], of
+    whatever type holds the numbers; positions ascend, unused slots have position 0 and weight 0.
     Reference: `create_masked_lm_predictions` in create_pretraining_data.py.
     """
     input_ids = batch["input_ids"]
-    eligible = (batch["sequence_ids"] > 0) & (input_ids != vocabulary.cls_id) & (input_ids != vocabulary.sep_id)
+    eligible = batch["sequence_ids"].astype(bool) & (input_ids != vocabulary.cls_id) & (input_ids != vocabulary.sep_id)
     quota = predictions_of_length(config)[layout.length]
     candidates = Candidates(eligible, layout, quota, row_keys, config.packing)
     chosen = MASKINGS[config.masking](candidates, input_ids, vocabulary.word_starts)
@@ -49,11 +49,8 @@ def mask(
     # An unused slot points at position 0, which is never a candidate: it gets back what stands there.
     masked.ravel()[cells] = np.where(weights, replacement, input_ids[:, :1])
     return batch | {
-        "input_ids": masked,
-        "masked_positions": positions.astype(np.int32),
-        "masked_ids": labels.astype(np.int32),
-        "masked_weights": weights.astype(np.float32),
-    }
+        "input_ids": masked, "masked_positions": positions, "masked_ids": labels, "masked_weights": weights,
+    }  # fmt: skip
 
 
 @functools.lru_cache
@@ -82,14 +79,23 @@ def _in_slots(
     """
     rows, length = shape
     counts = np.bincount(layout.row, of_sequence, rows).astype(np.int64)
-    row, first = np.repeat(np.arange(rows), counts), np.repeat(np.arange(0, rows * length, length), counts)
-    slots = np.full((rows, width), 0xFFFFFFFF, np.uint32)
-    both = cells - first
-    slots[row, ragged_range(counts)] = both << 16 | (both if deciding is cells else deciding - first)
-    slots.sort(axis=1)
+    first = np.repeat(np.arange(0, rows * length, length), counts)
     taken = np.arange(width) < counts[:, None]
-    slots[~taken] = 0
-    return (slots >> np.uint32(16)).astype(np.int64), (slots & np.uint32(0xFFFF)).astype(np.int64), taken
+
+    def in_slots(ascending: np.ndarray) -> np.ndarray:
+        columns = np.zeros((rows, width), np.int64)
+        columns[taken] = ascending - first
+        return columns
+
+    chosen = np.zeros(rows * length, bool)
+    chosen[cells] = True
+    ascending = np.flatnonzero(chosen)  # a pass over all cells takes less time than sorting those that are chosen
+    positions = in_slots(ascending)
+    if deciding is cells:
+        return positions, positions, taken
+    decider = np.empty(rows * length, np.int64)
+    decider[cells] = deciding
+    return positions, in_slots(decider[ascending]), taken
 
 
 def _replace(

@@ -11,8 +11,6 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-
 from data_pipeline import assembly, masking, packing, randomness
 from data_pipeline.config import DataConfig
 from data_pipeline.pairing import PAIRINGS
@@ -84,9 +82,9 @@ def plan_window(corpus: Corpus, config: DataConfig, blocks: list[Block], path: t
         sequences.lengths, masking.predictions_of_length(config), config.sequence_length, config.predictions_per_row,
         config.packing, randomness.key(*path, _ROWS),
     )  # fmt: skip
-    special = np.array([corpus.cls_id, corpus.sep_id], documents.tokens.dtype)
-    tokens = np.concatenate([documents.tokens, special])
-    return assembly.Window(tokens, sequences, packed, randomness.key(*path, _MASKING))
+    special = corpus.cls_id, corpus.sep_id
+    mask_key = randomness.key(*path, _MASKING)
+    return assembly.window_of(documents.tokens, special, sequences, packed, mask_key, config.sequence_length)
 
 
 def global_batches(

@@ -131,5 +131,5 @@ def planned(corpus: Corpus, config: DataConfig, seed: int, epoch: int, window: i
 def built(corpus: Corpus, config: DataConfig, runs: list[Run], count: int) -> dict[str, np.ndarray]:
     """`count` rows as the stream's workers build them, without tf.data: those of `runs`, and empty ones behind them."""
     batch, _ = stream._views(stream._aligned(stream._batch_bytes(config, count)), config, count)
-    stream._fill(batch, runs, stream.vocabulary_of(corpus, config), config)
+    stream._fill([batch], runs, stream.vocabulary_of(corpus, config), config)
     return batch

@@ -15,9 +15,9 @@ PER_SEQUENCE = ("cls_positions", "next_sentence_labels", "next_sentence_weights"
 Pairs = list[list[tuple[int, int]]]
 
 
-def window(rows: Pairs, dtype: type = np.uint16, seed: int = 0) -> assembly.Window:
-    """A window whose rows hold sequences with the given lengths of A and B, somewhere in 500 tokens of text. A length
-    of B of 0: the sequence has none."""
+def window(rows: Pairs, dtype: type = np.uint16, seed: int = 0, length: int = 512) -> assembly.Window:
+    """A window whose rows, of at most `length` tokens, hold sequences with the given lengths of A and B, somewhere in
+    500 tokens of text. A length of B of 0: the sequence has none."""
     rng = np.random.default_rng(seed)
     a_length, b_length = np.array([pair for row in rows for pair in row], np.int64).reshape(-1, 2).T
     count = len(a_length)
@@ -28,12 +28,8 @@ def window(rows: Pairs, dtype: type = np.uint16, seed: int = 0) -> assembly.Wind
     text = rng.integers(5, 60_000, 500)
     order = rng.permutation(count)
     shuffled = Sequences(*(array[np.argsort(order)] for array in sequences))
-    return assembly.Window(
-        tokens=np.append(text, [CLS, SEP]).astype(dtype),
-        sequences=shuffled,
-        packed=Rows(order, np.cumsum([0] + [len(row) for row in rows])),
-        mask_key=randomness.key(seed),
-    )
+    packed = Rows(order, np.cumsum([0] + [len(row) for row in rows]))
+    return assembly.window_of(text.astype(dtype), (CLS, SEP), shuffled, packed, randomness.key(seed), length)
 
 
 def sequences_of(plan: assembly.Window, row: int) -> list[tuple[list[int], list[int], int]]:
@@ -67,7 +63,7 @@ def assert_equal_to_the_loop(plan: assembly.Window, first: int, last: int, lengt
     expected = row_by_row(plan, first, last, length, width)
     assert found.keys() == expected.keys()
     for name, array in found.items():
-        assert array.dtype == (np.float32 if name == "next_sentence_weights" else np.int32), name
+        assert array.dtype.kind in ("f" if name == "next_sentence_weights" else "bui"), name
         assert array.shape == (last - first, length if name in PER_TOKEN else width), name
         assert array.tolist() == expected[name], name
     places = [
@@ -83,7 +79,7 @@ def assert_equal_to_the_loop(plan: assembly.Window, first: int, last: int, lengt
 def test_a_row_of_one_sequence_is_what_the_loop_builds(length, dtype):
     rng = np.random.default_rng(length)
     cuts = [int(rng.integers(2, length - 2)) for _ in range(40)]
-    plan = window([[(1 + n // 2, n - n // 2 - 1)] if n > 2 else [(1, 1)] for n in cuts], dtype)
+    plan = window([[(1 + n // 2, n - n // 2 - 1)] if n > 2 else [(1, 1)] for n in cuts], dtype, length=length)
     assert_equal_to_the_loop(plan, 0, 40, length, 1)
     assert_equal_to_the_loop(plan, 7, 8, length, 1)
 
@@ -95,7 +91,7 @@ def test_rows_of_any_number_of_sequences_are_what_the_loop_builds(data):
     pairs = st.tuples(st.integers(1, 9), st.integers(0, 9))
     rows = data.draw(st.lists(st.lists(pairs, min_size=1, max_size=8), min_size=1))
     length = max(sum(a + b + 3 for a, b in row) for row in rows) + data.draw(st.integers(0, 5))
-    plan = window(rows, seed=data.draw(st.integers(0, 99)))
+    plan = window(rows, seed=data.draw(st.integers(0, 99)), length=length)
     first, width = data.draw(st.integers(0, len(rows))), max(map(len, rows)) + data.draw(st.integers(0, 3))
     assert_equal_to_the_loop(plan, first, data.draw(st.integers(first, len(rows))), length, width)
 
@@ -138,6 +134,19 @@ def test_sixty_sequences_share_a_row_as_two_do():
     plan = window([[(1, 1 + n % 3) for n in range(60)], [(200, 190), (40, 50)], [(3, 4)]])
     assert_equal_to_the_loop(plan, 0, 3, 512, 60)
     assert_equal_to_the_loop(plan, 1, 3, 512, 2)
+
+
+@pytest.mark.parametrize("length", [127, 128, 255, 256, 257])
+def test_sequences_at_both_ends_of_the_text_are_what_the_loop_builds(length):
+    """A row's slices of the text reach beyond it: by almost a row where B is the text's first token."""
+    most, end = length - 4, 500
+    places = [(0, most, end - 1, 1), (end - 1, 1, 0, most), (end - most, most, 0, 1), (0, 1, end - most, most)]
+    a_start, a_length, b_start, b_length = np.array(places).T
+    sequences = Sequences(a_start, a_length, b_start, b_length, np.array([1, 0, 1, 0]))
+    text = np.random.default_rng(0).integers(5, 60_000, end).astype(np.uint16)
+    rows = Rows(np.arange(4), np.arange(5))
+    plan = assembly.window_of(text, (CLS, SEP), sequences, rows, randomness.key(0), length)
+    assert_equal_to_the_loop(plan, 0, 4, length, 1)
 
 
 def test_ids_beyond_the_signed_16_bits_survive():

@@ -111,8 +111,8 @@ def _facts_of_pairs(a_length: np.ndarray, b_length: np.ndarray, label: np.ndarra
 def _masks_of_ours(text: Text, sequences: Sequences, config: DataConfig, seed: int) -> Facts:
     """Assembles and masks the sequences."""
     count, special = len(sequences.a_start), [text.vocabulary.cls_id, text.vocabulary.sep_id]
-    tokens = np.append(text.documents.tokens, np.array(special, text.documents.tokens.dtype))
-    window = assembly.Window(tokens, sequences, Rows(np.arange(count), np.arange(count + 1)), randomness.key(seed))
+    rows, key = Rows(np.arange(count), np.arange(count + 1)), randomness.key(seed)
+    window = assembly.window_of(text.documents.tokens, tuple(special), sequences, rows, key, config.sequence_length)
     batch, layout = assembly.assemble(window, 0, count, config.sequence_length, config.packing)
     keys = randomness.bits(window.mask_key, np.arange(count))
     found = masking.mask(batch, layout, keys, text.vocabulary, config)

@@ -68,7 +68,8 @@ def test_a_window_holds_its_blocks_text_and_every_sequence_once(corpus, name, pa
         plan = windows.plan_window(corpus, config, blocks, (3, 1, number))
         text = join([read_block(corpus, block) for block in blocks]).tokens
         assert plan.tokens[-2:].tolist() == [corpus.cls_id, corpus.sep_id]
-        own = plan.tokens[:-2]
+        own, around = plan.tokens[32:-34], [*plan.tokens[:32], *plan.tokens[-34:-2]]
+        assert not any(around)
         separators = sum(block.documents for block in blocks) if name == "none-across" else 0
         assert (own == corpus.sep_id).sum() == separators
         np.testing.assert_array_equal(own[own != corpus.sep_id], text)
