@@ -64,7 +64,10 @@ def coin_flips(keys: np.ndarray | np.uint64, counters: np.ndarray, flips: np.nda
 
 def permutation(key_: np.uint64, count: int) -> np.ndarray:
     """A permutation of range(count), int64 [count]."""
-    return np.argsort(bits(key_, np.arange(count, dtype=np.uint64)), kind="stable")
+    drawn = bits(key_, np.arange(count, dtype=np.uint64))
+    order = np.argsort(drawn)  # in half the time of a stable sort, and the same where no two are equal
+    ordered = drawn[order]
+    return order if (ordered[1:] > ordered[:-1]).all() else np.argsort(drawn, kind="stable")
 
 
 def _finish(state: np.ndarray) -> np.ndarray:

@@ -119,6 +119,12 @@ def test_a_permutation_holds_every_number_once(count):
     np.testing.assert_array_equal(np.sort(randomness.permutation(KEY, count)), np.arange(count))
 
 
+def test_equal_draws_are_permuted_alike_by_every_way_of_sorting(monkeypatch):
+    drawn = np.random.default_rng(0).integers(0, 700, 1_000).astype(np.uint64)
+    monkeypatch.setattr(randomness, "bits", lambda *_: drawn)
+    np.testing.assert_array_equal(randomness.permutation(KEY, 1_000), np.argsort(drawn, kind="stable"))
+
+
 def test_all_permutations_are_equally_likely():
     rows = [tuple(randomness.permutation(randomness.key(0, n), 4)) for n in range(6000)]
     found = [rows.count(each) for each in itertools.permutations(range(4))]
