@@ -1,13 +1,14 @@
 """What is pretraining worth? Tasks fine-tuned from a model, from random weights of the same shape, and not at all.
 
     python -m benchmarks.downstream --init RUN --data TASKS --workdir DIR [--tasks sst2 qnli ...] [--json RESULT.json]
-        [--seeds N] [--epochs N] [--max-length N] [--train-examples N]
+        [--seeds N] [--epochs N] [--max-length N] [--train-examples N] [--learning-rates R,R,...]
 
 TASKS holds the folders `sst2`, `qnli-small`, `wnut17` and `qa-newwiki`. Each task is fine-tuned by `flaxbert finetune`
 with the settings of its row below, twice: from RUN, and with `--fresh True`; 3 seeds each. Beside them stand floors
 that read no model: the majority label, naive Bayes over words, the share of a question's words that a sentence has, the
 tags that a word mostly has in training, the sentence with the most words of the question. What has ended is kept in DIR
-and not trained again. The last four flags take the place of the settings of every chosen row.
+and not trained again. The last four flags take the place of the settings of every chosen row. Of several learning rates
+each kind of weights has the one whose mean on the development set is best: two kinds need not want the same.
 
 The settings are for two cores, an hour or two for BERT-mini. With more time or a GPU, `--tasks qa --max-length 384
 --train-examples 6742` and more epochs.
@@ -16,6 +17,7 @@ The settings are for two cores, an hour or two for BERT-mini. With more time or 
 import argparse
 import collections
 import json
+import math
 import os
 import platform
 import re
@@ -129,7 +131,7 @@ def floors_of(row: Row, data: Path) -> dict[str, dict[str, float]]:
 
 def tuned(row: Row, init: str, data: Path, workdir: Path, seeds: int, fresh: bool) -> dict[str, Any]:
     """The command of one search, which goes on where it stopped; `metrics`: each one's mean and deviation over seeds
-    on the development set; and the scores of the run that did best.
+    on the development set, at the learning rate that does best; and the scores of the run that did best.
     """
     flags = {"init": init, "data": str(data / row.folder), "workdir": str(workdir), "seeds": str(seeds)} | row.settings
     if fresh:
@@ -138,15 +140,28 @@ def tuned(row: Row, init: str, data: Path, workdir: Path, seeds: int, fresh: boo
     subprocess.run([sys.executable, "-m", "flaxbert", *command], check=True)
     found: dict[str, Any] = json.loads((workdir / "results.json").read_text())
     # The folder may hold what an earlier call searched with other rates or more epochs.
-    wished = [float(row.settings[name]) for name in ("learning-rates", "batch-sizes", "epochs")]
-    place = next(
+    rates = [float(rate) for rate in row.settings["learning-rates"].split(",")]
+    wished = [float(row.settings[name]) for name in ("batch-sizes", "epochs")]
+    places = [
         each for each in found["rows"]
-        if [each[name] for name in ("learning_rate", "batch_size", "epochs")] == wished
-    )  # fmt: skip
+        if each["learning_rate"] in rates and [each["batch_size"], each["epochs"]] == wished
+    ]  # fmt: skip
+    place = best_place(places, find_task(row.task).metrics[0])
     return {
         "command": shlex.join(["flaxbert", *command]), "seeds": place["seeds"], "metrics": place["metrics"],
+        "learning_rate": place["learning_rate"],
+        "means": {str(each["learning_rate"]): _mean(each, find_task(row.task).metrics[0]) for each in places},
         "best": found["best"], "examples_per_second": found["examples_per_second"], "seconds": found["seconds"],
     }  # fmt: skip
+
+
+def best_place(places: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    """The place of the grid whose mean is best; one that diverged only where all did."""
+    return max(places, key=lambda each: -math.inf if _mean(each, metric) is None else _mean(each, metric))
+
+
+def _mean(place: dict[str, Any], metric: str) -> Any:
+    return place["metrics"][metric]["mean"]
 
 
 def table(found: dict[str, Any]) -> str:
@@ -170,7 +185,8 @@ def _shown(metric: dict[str, Any]) -> str:
 
 def wished_rows(arguments: argparse.Namespace) -> dict[str, Row]:
     """The chosen rows, their settings replaced by those of the command line."""
-    named = {name: getattr(arguments, name.replace("-", "_")) for name in ("epochs", "max-length", "train-examples")}
+    names = ("epochs", "max-length", "train-examples", "learning-rates")
+    named = {name: getattr(arguments, name.replace("-", "_")) for name in names}
     given = {name: str(value) for name, value in named.items() if value is not None}
     return {name: ROWS[name]._replace(settings=ROWS[name].settings | given) for name in arguments.tasks}
 
@@ -185,6 +201,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     for name in ("--epochs", "--max-length", "--train-examples"):
         parser.add_argument(name, type=int)
+    parser.add_argument("--learning-rates")
     return parser.parse_args(argv)
 
 
