@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+from filelock import FileLock
+
 from flaxbert.config import PRESETS, Experiment, TrainConfig
+from flaxbert.training.files import write_atomically
 
 TOPOLOGY = "v5e:1x1"
 VOCABULARY = 30_522
@@ -129,8 +132,8 @@ def main() -> None:
         if case.name in options.only and case.name not in _kept(output):
             found = key_figures(case, options.rows, options.search)
             print(_line(case.name, found), f"{found['seconds_to_compile']} s", flush=True)
-            known = _kept(output) | {case.name: found}  # another process may have written others meanwhile
-            _write(output, {each.name: known[each.name] for each in CASES if each.name in known})
+            with FileLock(f"{output}.lock"):  # another process may have written others meanwhile
+                _write(output, _kept(output) | {case.name: found})
 
 
 def _kept(output: Path) -> dict[str, dict[str, Any]]:
@@ -143,7 +146,9 @@ def _write(output: Path, cases: dict[str, dict[str, Any]]) -> None:
 
     versions = compiler_version()
     machine = {"system": f"{platform.system()} {platform.machine()}", "python": platform.python_version()}
-    output.write_text(json.dumps({"machine": machine, "versions": versions, "cases": cases}, indent=1) + "\n")
+    order = [case.name for case in CASES]
+    cases = dict(sorted(cases.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+    write_atomically(output, json.dumps({"machine": machine, "versions": versions, "cases": cases}, indent=1) + "\n")
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     heading = (
         "# Attention backends on one v5e chip, compiled ahead of time\n\n`python -m benchmarks.attention_tpu`, on a "

@@ -73,7 +73,7 @@ def _single(window: Window, chosen: np.ndarray, length: int) -> tuple[dict[str, 
     from two comparisons, and a row is one slice of the text up to where B begins and another one from there on.
     """
     sequences, row = window.sequences, np.arange(len(chosen))
-    narrow = np.min_scalar_type(length)  # compared several times as fast as 64 bits
+    narrow = np.min_scalar_type(length)  # B may begin, and a row end, at `length` itself
     column = np.arange(length, dtype=narrow)
     a_length, b_length = sequences.a_length[chosen], sequences.b_length[chosen]
     second = a_length + 2  # where B begins

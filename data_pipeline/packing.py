@@ -42,7 +42,7 @@ def pack(
     counts = np.bincount(lengths, minlength=capacity + 1)
     bundles = _best_fit(counts, predictions, capacity, most_predictions, most_sequences)
     shuffled = randomness.permutation(sequence_key, len(lengths))
-    narrow = np.min_scalar_type(capacity)  # sorted by counting where it has 16 bits at most
+    narrow = np.min_scalar_type(capacity)  # numpy sorts 16 bits by counting
     by_length = shuffled[np.argsort(lengths[shuffled].astype(narrow), kind="stable")]
     order, sizes = _filled(bundles, by_length, np.append(0, np.cumsum(counts)))
     return _permuted(order, sizes, randomness.permutation(row_key, len(sizes)))

@@ -93,10 +93,12 @@ def _delivered(
     numbered = _Numbered(rows())
     size = _batch_bytes(config, share)
     together = min(config.read_ahead, max(1, _BYTES_TOGETHER // size))
+    build = functools.partial(_built, first=first, share=share, vocabulary=vocabulary, config=config)
     failure: list[BaseException] = []  # TensorFlow would wrap an error in a page of text: carried past it
 
     def build_buffer(number: np.ndarray) -> np.ndarray:
         taken: list[tuple[list[Run], Position]] = []
+        untaken = None
         try:
             for batch_number in range(int(number) * together, (int(number) + 1) * together):
                 found = numbered.take(batch_number)
@@ -104,14 +106,14 @@ def _delivered(
                     break
                 taken.append(found)
         except Exception as error:
-            failure.append(error)
-            if not taken:
-                raise
-        try:
-            return _built(taken, first, share, vocabulary, config)  # whole, whatever became of those behind them
-        except Exception as error:
-            failure.append(error)
-            raise
+            untaken = error
+        buffer, unbuilt = _as_far_as_possible(build, taken)
+        failed = unbuilt or untaken
+        if failed is not None:
+            failure.append(failed)
+            if not len(buffer):
+                raise failed
+        return buffer
 
     try:
         for buffer in _dataset(build_buffer, config, together):
@@ -127,6 +129,19 @@ def _delivered(
         numbered.close()  # TensorFlow never forgets the function, nor what it refers to
     if failure:
         raise failure[0]
+
+
+def _as_far_as_possible(build: Callable[[list[Any]], np.ndarray], taken: list[Any]) -> tuple[np.ndarray, Any]:
+    """(a buffer with the batches before the first that cannot be built, why it cannot or None)."""
+    with contextlib.suppress(Exception):
+        return build(taken), None
+    parts = [_aligned(0)]
+    for each in taken:
+        try:
+            parts.append(build([each]))
+        except Exception as error:
+            return np.concatenate(parts), error
+    return np.concatenate(parts), None
 
 
 def _built(
@@ -177,10 +192,10 @@ def vocabulary_of(corpus: Corpus, config: DataConfig) -> masking.Vocabulary:
 
 
 def _fill(
-    batches: list[dict[str, np.ndarray]], runs: list[Run], vocabulary: masking.Vocabulary, config: DataConfig
+    into: list[dict[str, np.ndarray]], runs: list[Run], vocabulary: masking.Vocabulary, config: DataConfig
 ) -> None:
-    """Writes the rows of `runs` into the arrays of batches, one batch after the other, and zeros behind them. What
-    numpy takes to be called is paid once for many rows, whatever batches they belong to.
+    """Writes the rows of `runs` into the arrays of some batches, one after the other, and zeros behind them. What numpy
+    takes to be called is paid once for many rows, whatever batches they belong to.
     """
     done = 0
     for window, first, last in _cut(runs, max(1, _TOKENS_AT_ONCE // config.sequence_length)):
@@ -188,13 +203,13 @@ def _fill(
         part, layout = assembly.assemble(window, first, last, config.sequence_length, config.packing)
         part, begin, end = masking.mask(part, layout, keys, vocabulary, config), done, done + last - first
         while done < end:
-            rows = len(batches[0]["input_ids"])
+            rows = len(into[0]["input_ids"])
             number, row = divmod(done, rows)
             count = min(rows - row, end - done)
             for name, array in part.items():
-                batches[number][name][row:row + count] = array[done - begin:done - begin + count]
+                into[number][name][row:row + count] = array[done - begin:done - begin + count]
             done += count
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(into):
         for array in batch.values():
             array[max(0, done - number * len(array)):] = 0
 

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.downstream import (
-    ROWS, best_place, best_sentence, known_words, majority, naive_bayes, parse, table, wished_rows, word_overlap,
+    ROWS, best_sentence, known_words, majority, naive_bayes, parse, table, wished_rows, word_overlap,
 )  # fmt: skip
 from flaxbert.finetuning.forms import Examples, Question, TaggedExample, TextExample
 
@@ -57,12 +57,6 @@ def test_flags_take_the_place_of_the_settings_of_every_chosen_row():
     assert list(rows) == ["qa", "sst2"]
     for name, row in rows.items():
         assert row.settings == ROWS[name].settings | {"epochs": "5", "train-examples": "9"}
-
-
-def test_the_best_mean_chooses_among_learning_rates_whatever_diverged():
-    places = [{"learning_rate": n, "metrics": {"f1": {"mean": mean}}} for n, mean in enumerate((None, 0.2, 0.3, None))]
-    assert best_place(places, "f1")["learning_rate"] == 2
-    assert best_place(places[:1], "f1")["learning_rate"] == 0
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -77,6 +77,21 @@ def assert_equal_to_the_reference(rows: Rows, config: DataConfig, seed: int) -> 
         assert found["masked_weights"][row].tolist() == [1] * len(positions) + unused
 
 
+@pytest.mark.parametrize("masking_", ["token", "whole-word"])
+def test_ids_in_16_bits_are_masked_as_those_in_32(masking_):
+    """As the stream has them, beyond the signed ones."""
+    config = DataConfig(sequence_length=64, masking=masking_)
+    vocabulary = masking.Vocabulary(65_000, 2, 3, 4, np.random.default_rng(1).random(65_000) < 0.6)
+    rows = [[np.random.default_rng(n).integers(5, 65_000, 50).tolist()] for n in range(30)]
+    wide, layout = rows_of(rows, 64)
+    narrow = {"input_ids": wide["input_ids"].astype(np.uint16), "sequence_ids": wide["sequence_ids"] > 0}
+    expected = masking.mask(wide, layout, keys_of(30), vocabulary, config)
+    found = masking.mask(narrow, layout, keys_of(30), vocabulary, config)
+    assert expected["masked_ids"].max() > 1 << 15 and expected["input_ids"].max() > 1 << 15
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
 @pytest.mark.parametrize("length", [5, 17, 128, 512])
 def test_given_the_same_draws_the_rows_are_those_of_the_reference(length):
     for rate in (0.15, 0.3, 0.8):

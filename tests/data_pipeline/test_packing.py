@@ -158,6 +158,14 @@ def test_the_order_of_the_rows_is_any_with_equal_chance(most_sequences):
 # --- edges -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("capacity", [255, 256, 257, 512, 1_000])
+def test_no_row_of_any_length_holds_more_than_it_has_room_for(capacity):
+    lengths = np.random.default_rng(capacity).integers(2, capacity + 1, 3_000)
+    rows = pack(lengths, np.ones(capacity + 1, np.int64), capacity, 20, 8, KEY)
+    np.testing.assert_array_equal(np.sort(rows.order), np.arange(3_000))
+    assert np.add.reduceat(lengths[rows.order], rows.offsets[:-1]).max() <= capacity
+
+
 def test_one_sequence_to_a_row_is_a_permutation():
     lengths = np.random.default_rng(1).integers(5, 129, 1000)
     rows = pack(lengths, no_predictions(128), 128, 0, 1, KEY)

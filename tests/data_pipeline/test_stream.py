@@ -395,6 +395,51 @@ def test_an_error_while_a_batch_is_built_surfaces_as_itself(corpus, monkeypatch)
         take(3, corpus)
 
 
+@pytest.mark.parametrize("read_ahead", [1, 3, 64])
+def test_the_batches_before_one_that_cannot_be_built_arrive(corpus, monkeypatch, read_ahead):
+    expected, original = take(13, corpus, batch_size=4), assembly.assemble
+
+    def assemble(window: assembly.Window, first: int, last: int, *shape: int) -> object:
+        if first <= 50 < last:
+            raise MemoryError("no room for row 50")
+        return original(window, first, last, *shape)
+
+    monkeypatch.setattr(assembly, "assemble", assemble)
+    delivered = []
+    with pytest.raises(MemoryError, match="^no room for row 50$"):
+        for item in batches(corpus, dataclasses.replace(CONFIG, read_ahead=read_ahead), batch_size=4, seed=0):
+            delivered.append(item)
+    assert len(delivered) == 12
+    for (found, position), (batch, after) in zip(delivered, expected):
+        assert position == after
+        assert_equal(found, batch)
+
+
+def test_what_goes_wrong_first_is_told_first(corpus, monkeypatch):
+    """Batch 1 cannot be built, and the window after it cannot be planned."""
+    config = dataclasses.replace(CONFIG, workers=1, read_ahead=8)
+    size, original = planned(corpus, config, 0, 0, 0).rows // 3, windows.plan_window
+
+    def plan_window(*arguments: object) -> assembly.Window:
+        if arguments[-1] == (0, 0, 1):
+            raise ValueError("window 1 is damaged")
+        return original(*arguments)
+
+    def assemble(window: assembly.Window, first: int, last: int, *shape: int) -> object:
+        if last > size:
+            raise MemoryError("no room for batch 1")
+        return gather(window, first, last, *shape)
+
+    gather = assembly.assemble
+    monkeypatch.setattr(windows, "plan_window", plan_window)
+    monkeypatch.setattr(assembly, "assemble", assemble)
+    delivered = []
+    with pytest.raises(MemoryError, match="^no room for batch 1$"):
+        for item in batches(corpus, config, batch_size=size, seed=0):
+            delivered.append(item)
+    assert len(delivered) == 1
+
+
 # --- memory, threads, the end ----------------------------------------------------------------------------------------
 
 
