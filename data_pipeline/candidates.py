@@ -23,6 +23,7 @@ class Candidates(NamedTuple):
     def per_sequence(self, cells: np.ndarray) -> np.ndarray:
         """How many of `cells` [B, S] bool are true in each sequence, int64 [n]."""
         starts = self.layout.row * cells.shape[1] + self.layout.start
+        # 16 bits hold the longest sequence there may be.
         return np.add.reduceat(cells.ravel().view(np.uint8), starts, dtype=np.uint16).astype(np.int64)
 
     def shuffled(self, cells: np.ndarray, most: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

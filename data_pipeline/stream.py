@@ -97,16 +97,7 @@ def _delivered(
     failure: list[BaseException] = []  # TensorFlow would wrap an error in a page of text: carried past it
 
     def build_buffer(number: np.ndarray) -> np.ndarray:
-        taken: list[tuple[list[Run], Position]] = []
-        untaken = None
-        try:
-            for batch_number in range(int(number) * together, (int(number) + 1) * together):
-                found = numbered.take(batch_number)
-                if found is None:
-                    break
-                taken.append(found)
-        except Exception as error:
-            untaken = error
+        taken, untaken = numbered.take_each(range(int(number) * together, (int(number) + 1) * together))
         buffer, unbuilt = _as_far_as_possible(build, taken)
         failed = unbuilt or untaken
         if failed is not None:
@@ -176,6 +167,19 @@ class _Numbered:
                 self._waiting[self._next] = item
                 self._next += 1
             return self._waiting.pop(number, None)
+
+    def take_each(self, numbers: range) -> tuple[list[Any], Exception | None]:
+        """(the items up to the first that is not there or cannot be made, why it cannot or None)."""
+        taken: list[Any] = []
+        try:
+            for number in numbers:
+                item = self.take(number)
+                if item is None:
+                    break
+                taken.append(item)
+        except Exception as error:  # told once those before it are delivered
+            return taken, error
+        return taken, None
 
     def close(self) -> None:
         with self._lock:
