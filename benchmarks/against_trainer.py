@@ -111,7 +111,8 @@ def by_trainer(setting: Setting, seed: int) -> Result:
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             assert num_training_steps == len(rates)
             curve = [*(float(rate) / setting.rate for rate in rates), 0.0]  # one is asked for after the last step
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, curve.__getitem__)
+            updated: Any = optimizer or self.optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(updated, curve.__getitem__)
             return self.lr_scheduler
 
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +126,7 @@ def by_trainer(setting: Setting, seed: int) -> Result:
         began = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - began
-        logits = trainer.predict(dev.remove_columns("labels")).predictions
+        logits: Any = trainer.predict(dev.remove_columns("labels")).predictions
     said = [labels[index] for index in logits.argmax(-1)]
     return score(setting.task, said, references(setting.dev)) | _speed(setting, seconds)
 

@@ -1,6 +1,6 @@
 """What do fused and splash attention save on a TPU that is not here?
 
-    python -m benchmarks.attention_tpu --output benchmarks/results/attention_tpu.json [--search N] [--rows N]
+    python -m benchmarks.attention_tpu [--output RESULT.json] [--search N] [--rows N]
         [--only NAME ...]
 
 Compiles the train step of base at length 512 in bfloat16 ahead of time for one v5e chip (extra `tpu`), on a machine
@@ -8,24 +8,18 @@ without TPUs: by each backend of attention, packed and not. Splash has no dropou
 attention without dropout too. What is read and written the compiler counts once for a loop over layers: it is that of a
 step of two layers, which has no loop, and ten times what a third one adds, written out too. With `--search`, at most so
 many further compilations of each look for the largest batch that fits. Writes the compiler's figures as JSON, beside it
-a table in Markdown; what the file already holds is not compiled again, and several processes may write to one, which
-libtpu allows where ALLOW_MULTIPLE_LIBTPU_LOAD is 1.
+a table in Markdown; what the file already holds is not compiled again, and several processes may write to one
+(`benchmarks.ahead_of_time`).
 """
 
 import argparse
 import dataclasses
-import json
-import os
-import platform
-import time
-from pathlib import Path
-from typing import Any, NamedTuple
+import functools
+from typing import Any, Literal, NamedTuple
 from unittest import mock
 
-from filelock import FileLock
-
+from benchmarks import ahead_of_time
 from flaxbert.config import PRESETS, Experiment, TrainConfig
-from flaxbert.training.files import write_atomically
 
 TOPOLOGY = "v5e:1x1"
 VOCABULARY = 30_522
@@ -36,7 +30,7 @@ PACKING = 4  # sequences in a row, at most: more predictions and more [CLS]
 class Case(NamedTuple):
     """A step to compile."""
 
-    attention: str
+    attention: Literal["xla", "fused", "splash"]
     attention_dropout: float
     packing: int
 
@@ -46,12 +40,11 @@ class Case(NamedTuple):
         return f"{self.attention}, attention dropout {self.attention_dropout:g}, {packed}"
 
 
-# The dearest question first: a compilation takes minutes.
-CASES = [
-    Case(attention, dropout, packing)
-    for packing in (1, PACKING)
-    for attention, dropout in (("xla", 0.1), ("fused", 0.1), ("splash", 0.0), ("fused", 0.0), ("xla", 0.0))
+DROPOUTS: list[tuple[Literal["xla", "fused", "splash"], float]] = [
+    ("xla", 0.1), ("fused", 0.1), ("splash", 0.0), ("fused", 0.0), ("xla", 0.0),
 ]
+# The dearest question first: a compilation takes minutes.
+CASES = [Case(attention, dropout, packing) for packing in (1, PACKING) for attention, dropout in DROPOUTS]
 
 
 def experiment_of(case: Case, rows: int) -> Experiment:
@@ -70,7 +63,7 @@ def key_figures(case: Case, rows: int, search: int) -> dict[str, Any]:
     from flaxbert.tools.largest_batch import bounds, find_largest_batch, try_step
     from flaxbert.tools.topologies import device_memory, open_topology
 
-    begin, experiment = time.perf_counter(), experiment_of(case, rows)
+    experiment = experiment_of(case, rows)
     devices = open_topology(TOPOLOGY)
     mesh, memory = make_mesh(experiment.mesh, devices), device_memory(devices[0], 1)
     assert memory is not None
@@ -82,7 +75,6 @@ def key_figures(case: Case, rows: int, search: int) -> dict[str, Any]:
         "temporary": None if step is None else step.memory["activations and temporaries"],
         "bytes_accessed": bytes_accessed(experiment, mesh),
         "largest_batch": {"rows": fits, "refused": refused, "tried": [each._asdict() for each in tried]},
-        "seconds_to_compile": round(time.perf_counter() - begin, 1),
     }  # fmt: skip
 
 
@@ -100,16 +92,6 @@ def bytes_accessed(experiment: Experiment, mesh: Any) -> float | None:
     return None if two is None or three is None else two + (experiment.model.num_layers - 2) * (three - two)
 
 
-def table(cases: dict[str, dict[str, Any]]) -> str:
-    """A line for each case."""
-    lines = [
-        "| attention | rows | temporaries, GB | needed in all, GB | read and written, GB "
-        "| most rows that fit (refused) |",
-        "|---|---|---|---|---|---|",
-    ]
-    return "\n".join(lines + [_line(name, found) for name, found in cases.items()]) + "\n"
-
-
 def _line(name: str, found: dict[str, Any]) -> str:
     kinds = ("temporary", "needed", "bytes_accessed")
     sizes = " | ".join("" if found[kind] is None else f"{found[kind] / 1e9:.2f}" for kind in kinds)
@@ -118,46 +100,27 @@ def _line(name: str, found: dict[str, Any]) -> str:
     return f"| {name} | {found['rows']} | {sizes} | {best['rows']} ({refused}) |"
 
 
+PAGE = ahead_of_time.Page(
+    "Attention backends on one v5e chip, compiled ahead of time",
+    "attention_tpu",
+    """The whole train step of base at 512, products in bfloat16, dropout 0.1 elsewhere, a vocabulary of 30,522. GB
+are 10^9 bytes; the chip gives a program 16.9 (15.75 GiB). What is read and written is the compiler's count,
+of a kernel that of its arrays. Nothing was run: no times.
+""",
+    """| attention | rows | temporaries, GB | needed in all, GB | read and written, GB | most rows that fit (refused) |
+|---|---|---|---|---|---|""",
+    _line,
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", default="benchmarks/results/attention_tpu.json", help="a JSON file for the results")
+    ahead_of_time.add_flags(parser, PAGE, [case.name for case in CASES])
     parser.add_argument("--search", type=int, default=0, help="compilations for the largest batch of each case")
     parser.add_argument("--rows", type=int, default=16, help="rows of the step whose figures are given")
-    parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES], metavar="NAME",
-                        default=[case.name for case in CASES], help="cases, as the table names them")
     options = parser.parse_args()
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    output = Path(options.output)
-    for case in CASES:
-        if case.name in options.only and case.name not in _kept(output):
-            found = key_figures(case, options.rows, options.search)
-            print(_line(case.name, found), f"{found['seconds_to_compile']} s", flush=True)
-            with FileLock(f"{output}.lock"):  # another process may have written others meanwhile
-                _write(output, _kept(output) | {case.name: found})
-
-
-def _kept(output: Path) -> dict[str, dict[str, Any]]:
-    cases: dict[str, dict[str, Any]] = json.loads(output.read_text())["cases"] if output.exists() else {}
-    return cases
-
-
-def _write(output: Path, cases: dict[str, dict[str, Any]]) -> None:
-    from flaxbert.tools.topologies import compiler_version
-
-    versions = compiler_version()
-    machine = {"system": f"{platform.system()} {platform.machine()}", "python": platform.python_version()}
-    order = [case.name for case in CASES]
-    cases = dict(sorted(cases.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
-    write_atomically(output, json.dumps({"machine": machine, "versions": versions, "cases": cases}, indent=1) + "\n")
-    named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    heading = (
-        "# Attention backends on one v5e chip, compiled ahead of time\n\n`python -m benchmarks.attention_tpu`, on a "
-        f"machine without TPUs; {named}.\n\n"
-        "The whole train step of base at 512, products in bfloat16, dropout 0.1 elsewhere, a vocabulary of 30,522. GB\n"
-        "are 10^9 bytes; the chip gives a program 16.9 (15.75 GiB). What is read and written is the compiler's count,\n"
-        "of a kernel that of its arrays. Nothing was run: no times.\n\n"
-    )
-    output.with_suffix(".md").write_text(heading + table(cases))
+    cases = {case.name: functools.partial(key_figures, case, options.rows, options.search) for case in CASES}
+    ahead_of_time.compile_all(options.output, cases, options.only, PAGE)
 
 
 if __name__ == "__main__":

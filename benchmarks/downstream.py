@@ -2,12 +2,13 @@
 
     python -m benchmarks.downstream --init RUN --data TASKS --workdir DIR [--tasks sst2 qnli ...] [--json RESULT.json]
         [--seeds N] [--epochs N] [--max-length N] [--train-examples N] [--learning-rates R,R,...]
+        [--compute-dtype bfloat16]
 
 TASKS holds the folders `sst2`, `qnli-small`, `wnut17` and `qa-newwiki`. Each task is fine-tuned by `flaxbert finetune`
 with the settings of its row below, twice: from RUN, and with `--fresh True`; 3 seeds each. Beside them stand floors
 that read no model: the majority label, naive Bayes over words, the share of a question's words that a sentence has, the
 tags that a word mostly has in training, the sentence with the most words of the question. What has ended is kept in DIR
-and not trained again. The last four flags take the place of the settings of every chosen row. Of several learning rates
+and not trained again. The last five flags take the place of the settings of every chosen row. Of several learning rates
 each kind of weights has the one whose mean on the development set is best: two kinds need not want the same.
 
 The settings are for two cores, an hour or two for BERT-mini. With more time or a GPU, `--tasks qa --max-length 384
@@ -175,7 +176,7 @@ def _shown(metric: dict[str, Any]) -> str:
 
 def wished_rows(arguments: argparse.Namespace) -> dict[str, Row]:
     """The chosen rows, their settings replaced by those of the command line."""
-    names = ("epochs", "max-length", "train-examples", "learning-rates")
+    names = ("epochs", "max-length", "train-examples", "learning-rates", "compute-dtype")
     named = {name: getattr(arguments, name.replace("-", "_")) for name in names}
     given = {name: str(value) for name, value in named.items() if value is not None}
     return {name: ROWS[name]._replace(settings=ROWS[name].settings | given) for name in arguments.tasks}
@@ -192,6 +193,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("--epochs", "--max-length", "--train-examples"):
         parser.add_argument(name, type=int)
     parser.add_argument("--learning-rates")
+    parser.add_argument("--compute-dtype", choices=("float32", "bfloat16"))
     return parser.parse_args(argv)
 
 

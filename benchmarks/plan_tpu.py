@@ -1,23 +1,21 @@
 """What would pretraining BERT take on TPUs that are not here?
 
-    python -m benchmarks.plan_tpu --output benchmarks/results/plan_tpu.json [--search N]
+    python -m benchmarks.plan_tpu [--output RESULT.json] [--search N] [--only NAME ...]
 
 Plans base and large at lengths 128 and 512 on four slices, bfloat16 products, as `flaxbert plan` does: the real step is
 compiled ahead of time by libtpu (extra `tpu`), on a machine without TPUs, with attention written out: what kernels save
 is the question of `benchmarks.attention_tpu`. A batch is the paper's 256 rows where that leaves each chip a few; every
 schedule sees the paper's 256 million rows. Writes the key figures as JSON, and beside it the same as a table in
-Markdown; what the file already holds is not planned again.
+Markdown; what the file already holds is not planned again, and several processes may write to one
+(`benchmarks.ahead_of_time`).
 """
 
 import argparse
 import dataclasses
-import json
-import os
-import platform
-import time
-from pathlib import Path
+import functools
 from typing import Any
 
+from benchmarks import ahead_of_time
 from flaxbert.config import PRESETS, Experiment, MeshConfig, TrainConfig
 
 ROWS = 256_000_000  # 1,000,000 steps of 256 in the paper
@@ -49,29 +47,18 @@ def experiment_of(topology: str, preset: str, length: int) -> Experiment:
 
 
 def key_figures(topology: str, preset: str, length: int, search: int) -> dict[str, Any]:
-    """A plan without its settings, and what it took to make."""
+    """A plan without its settings."""
     from flaxbert.tools.plan import plan
 
-    begin = time.perf_counter()
     experiment = experiment_of(topology, preset, length)
     found, = plan(experiment, topology, search=search)
     found.pop("settings")
-    named = {"topology": topology, "preset": preset, "length": length, "batch_size": experiment.train.batch_size}
-    return {**named, "seconds_to_plan": round(time.perf_counter() - begin, 1), **found}
+    return {
+        "topology": topology, "preset": preset, "length": length, "batch_size": experiment.train.batch_size, **found,
+    }  # fmt: skip
 
 
-def table(plans: list[dict[str, Any]]) -> str:
-    """A line for each plan."""
-    lines = [
-        "| slice | model | length | rows, mesh | GB a chip (of) | weights, moments, activations "
-        "| largest batch found | TFLOP a step (XLA's count) | sent a step, GB a chip | rows/s at 50 % | days "
-        "| chip hours |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    return "\n".join(lines + [_line(found) for found in plans]) + "\n"
-
-
-def _line(found: dict[str, Any]) -> str:
+def _line(_: str, found: dict[str, Any]) -> str:
     devices, flops, speed, memory = found["devices"], found["flops"], found["speed"], found["memory"]
     needed = "more than it has" if found["memory_needed"] is None else f"{found['memory_needed'] / 1e9:.1f}"
     kinds = "" if memory is None else ", ".join(
@@ -98,39 +85,32 @@ def _largest(found: dict[str, Any]) -> str:
     return f"{search['rows']:,} rows" + (f" ({search['refused']:,} do not fit)" if search["refused"] else "")
 
 
+PAGE = ahead_of_time.Page(
+    "Plans for TPUs, compiled ahead of time",
+    "plan_tpu",
+    """GB are 10^9 bytes. Products in bfloat16, a vocabulary of 30,522, the paper's 256 million rows whatever the
+batch. TFLOP are model FLOPs; XLA's count is of the step as it is written, norms and softmax included. Rates
+and hours are what 50 % of the peak would give: no measurement. Memory is the compiler's own account.
+""",
+    "| slice | model | length | rows, mesh | GB a chip (of) | weights, moments, activations "
+    "| largest batch found | TFLOP a step (XLA's count) | sent a step, GB a chip | rows/s at 50 % | days "
+    "| chip hours |\n|---|---|---|---|---|---|---|---|---|---|---|---|",
+    _line,
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", default="benchmarks/results/plan_tpu.json", help="a JSON file for the results")
+    every = [(topology, *size) for topology, sizes in BATCHES.items() for size in sizes]
+    named = {f"{topology} {preset} {length}": (topology, preset, length) for topology, preset, length in every}
+    ahead_of_time.add_flags(parser, PAGE, list(named))
     parser.add_argument("--search", type=int, help="compilations for the largest batch of each plan; else of SEARCHED")
     options = parser.parse_args()
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    output = Path(options.output)
-    kept = json.loads(output.read_text())["plans"] if output.exists() else []
-    plans = {(found["topology"], found["preset"], found["length"]): found for found in kept}
-    for topology, sizes in BATCHES.items():
-        for preset, length in sizes:
-            case = topology, preset, length
-            search = SEARCHED.get(case, 0) if options.search is None else options.search
-            if case not in plans or (search and plans[case]["largest_batch"] is None):
-                found = key_figures(*case, search)
-                plans[case] = found
-                print(_line(found), f"{found['seconds_to_plan']} s", flush=True)
-            _write(output, list(plans.values()))
-
-
-def _write(output: Path, plans: list[dict[str, Any]]) -> None:
-    machine = {"system": f"{platform.system()} {platform.machine()}", "python": platform.python_version()}
-    output.write_text(json.dumps({"machine": machine, "plans": plans}, indent=1) + "\n")
-    used = {name: sorted({found["versions"][name] for found in plans}) for name in plans[0]["versions"]}
-    versions = ", ".join(f"{name} {' and '.join(each)}" for name, each in used.items())
-    heading = (
-        "# Plans for TPUs, compiled ahead of time\n\n`python -m benchmarks.plan_tpu`, on a machine without TPUs; "
-        f"{versions} (which for which plan: in the JSON).\n\n"
-        "GB are 10^9 bytes. Products in bfloat16, a vocabulary of 30,522, the paper's 256 million rows whatever the\n"
-        "batch. TFLOP are model FLOPs; XLA's count is of the step as it is written, norms and softmax included. Rates\n"
-        "and hours are what 50 % of the peak would give: no measurement. Memory is the compiler's own account.\n\n"
-    )
-    output.with_suffix(".md").write_text(heading + table(plans))
+    cases = {
+        name: functools.partial(key_figures, *case, SEARCHED.get(case, 0) if options.search is None else options.search)
+        for name, case in named.items()
+    }
+    ahead_of_time.compile_all(options.output, cases, options.only, PAGE)
 
 
 if __name__ == "__main__":

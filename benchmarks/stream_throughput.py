@@ -77,7 +77,8 @@ def write_rows(corpus: str, folder: str) -> None:
         ids[:, 1:-1] = tokens[:count * (length - 2)].reshape(count, -1)
         special = np.zeros((count, length), np.int8)
         special[:, [0, -1]] = 1
-        columns = {"input_ids": ids, "attention_mask": np.ones_like(special), "special_tokens_mask": special}
+        there = np.ones_like(special)
+        columns: dict[str, Any] = {"input_ids": ids, "attention_mask": there, "special_tokens_mask": special}
         rows = datasets.Dataset.from_dict({name: list(array) for name, array in columns.items()})
         rows.save_to_disk(os.path.join(folder, f"rows-{length}"))
 

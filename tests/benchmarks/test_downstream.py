@@ -53,10 +53,10 @@ def test_the_table_tells_the_gain():
 def test_flags_take_the_place_of_the_settings_of_every_chosen_row():
     base = ["--init", "m", "--data", "d", "--workdir", "w"]
     assert wished_rows(parse(base)) == ROWS
-    rows = wished_rows(parse([*base, "--tasks", "qa", "sst2", "--epochs", "5", "--train-examples", "9"]))
+    rows = wished_rows(parse([*base, "--tasks", "qa", "sst2", "--epochs", "5", "--compute-dtype", "bfloat16"]))
     assert list(rows) == ["qa", "sst2"]
     for name, row in rows.items():
-        assert row.settings == ROWS[name].settings | {"epochs": "5", "train-examples": "9"}
+        assert row.settings == ROWS[name].settings | {"epochs": "5", "compute-dtype": "bfloat16"}
 
 
 @pytest.mark.parametrize("name", ROWS)
