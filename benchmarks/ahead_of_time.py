@@ -30,18 +30,23 @@ class Page(NamedTuple):
 
 
 def add_flags(parser: argparse.ArgumentParser, page: Page, names: list[str]) -> None:
-    """`--output` and `--only`."""
+    """`--output`, `--only` and `--again`."""
     parser.add_argument("--output", type=Path, default=RESULTS / f"{page.module}.json", help="a file for the results")
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", default=names, help="cases, by their names")
+    parser.add_argument("--again", action="store_true", help="compile those too that the file holds already")
 
 
-def compile_all(output: Path, cases: Mapping[str, Callable[[], Record]], only: list[str], page: Page) -> None:
-    """Compiles the chosen cases that the file does not hold yet, and writes each where it ends, beside the page. Other
-    processes may write others meanwhile, which libtpu allows where ALLOW_MULTIPLE_LIBTPU_LOAD is 1.
+def compile_all(
+    output: Path, cases: Mapping[str, Callable[[], Record]], only: list[str], page: Page, again: bool = False
+) -> None:
+    """Compiles the chosen cases that the file does not hold yet (`again`: those too that it holds), and writes each
+    where it ends, beside the page. Other processes may write others meanwhile, which libtpu allows where
+    ALLOW_MULTIPLE_LIBTPU_LOAD is 1.
     """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     for name in only:
-        if name in _kept(output):
+        if name in _kept(output) and not again:
+            print(f"{name}: {output} holds it already; --again compiles it once more", flush=True)
             continue
         begin = time.perf_counter()
         found = cases[name]()

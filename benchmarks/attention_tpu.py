@@ -1,7 +1,7 @@
 """What do fused and splash attention save on a TPU that is not here?
 
     python -m benchmarks.attention_tpu [--output RESULT.json] [--search N] [--rows N]
-        [--only NAME ...]
+        [--only NAME ...] [--again]
 
 Compiles the train step of base at length 512 in bfloat16 ahead of time for one v5e chip (extra `tpu`), on a machine
 without TPUs: by each backend of attention, packed and not. Splash has no dropout, so it is held against fused and plain
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16, help="rows of the step whose figures are given")
     options = parser.parse_args()
     cases = {case.name: functools.partial(key_figures, case, options.rows, options.search) for case in CASES}
-    ahead_of_time.compile_all(options.output, cases, options.only, PAGE)
+    ahead_of_time.compile_all(options.output, cases, options.only, PAGE, options.again)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What would pretraining BERT take on TPUs that are not here?
 
-    python -m benchmarks.plan_tpu [--output RESULT.json] [--search N] [--only NAME ...]
+    python -m benchmarks.plan_tpu [--output RESULT.json] [--search N] [--only NAME ...] [--again]
 
 Plans base and large at lengths 128 and 512 on four slices, bfloat16 products, as `flaxbert plan` does: the real step is
 compiled ahead of time by libtpu (extra `tpu`), on a machine without TPUs, with attention written out: what kernels save
@@ -110,7 +110,7 @@ def main() -> None:
         name: functools.partial(key_figures, *case, SEARCHED.get(case, 0) if options.search is None else options.search)
         for name, case in named.items()
     }
-    ahead_of_time.compile_all(options.output, cases, options.only, PAGE)
+    ahead_of_time.compile_all(options.output, cases, options.only, PAGE, options.again)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,21 @@
 
     python -m benchmarks.make_batches --corpus CORPUS --output batches.npz
     python -m benchmarks.train_step --batches batches.npz [--cases base-128,large-512] [--batch-size base-128=256]
-        [--peers eager,compiled,stock] [--against before=CHECKOUT ...] [--rounds N] [--minutes N] [--json RESULT.json]
-        [--markdown RESULT.md]
+        [--peers eager,compiled,stock,undropped] [--against before=CHECKOUT ...] [--attention fused] [--rounds N]
+        [--minutes N] [--json RESULT.json] [--markdown RESULT.md]
 
-Ours is the training loop's compiled step, the copy of each batch to the device included. The peers, all in training
-mode with dropout, clipping and a fused AdamW, their batches on the device beforehand:
+Ours is the training loop's compiled step, its attention chosen by measurement as a run chooses it, the copy of each
+batch to the device included. The peers, all in training mode with dropout, clipping and a fused AdamW, their batches on
+the device beforehand:
 
-    eager     logits at the masked positions alone, scaled-dot-product attention by the fastest kernel, no mask where
-              no row has padding, a vocabulary padded as ours
-    compiled  the same under torch.compile
-    stock     BertForPreTraining(..., labels, next_sentence_label): logits at every position
+    eager      logits at the masked positions alone, scaled-dot-product attention by the fastest kernel, no mask where
+               no row has padding, a vocabulary padded as ours
+    compiled   the same under torch.compile
+    stock      BertForPreTraining(..., labels, next_sentence_label): logits at every position
+    undropped  no peer: our own step without dropout, for what dropout costs
 
-All begin with the same parameters; where the first losses, without dropout, are not equal, nothing is measured.
+All begin with the same parameters; a case whose first losses, without dropout, are not equal is not measured. A case
+that fails is named with its error, and the others go on. Where `--minutes` end in a case, its rounds end.
 `--against` adds our own step as another checkout of the project has it, by that checkout's own `benchmarks.train_step`:
 what a change brings. Products are float32 on a CPU and bfloat16 on a GPU, or as said. Contenders take turns, each in a
 process of its own; a turn is a few steps, and medians over the rounds are compared. On a CPU all are bound to the same
@@ -29,22 +32,28 @@ import platform
 import shlex
 import sys
 import time
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.checkouts import add_against, read_against
 from benchmarks.train_step import batch_file, turns
-from benchmarks.train_step.case import Case, make_experiment
-from benchmarks.train_step.compare import OURS, Record, compare
+from benchmarks.train_step.case import Attention, Case, make_experiment
+from benchmarks.train_step.compare import OURS, UNDROPPED, Record, compare
 from benchmarks.train_step.tables import markdown, report
 
 # Those that say most come first, for where the minutes end before the cases.
-DEFAULT_CASES = {"cpu": "mini-128,base-128", "gpu": "base-128,large-512,large-512x8,base-128x8,base-512,large-128"}
-DEFAULT_STEPS = {"cpu": 2, "gpu": 20}
+DEFAULT_CASES = {
+    "cpu": "mini-128,base-128",
+    "gpu": "base-128,large-512,large-512x8,base-128x8,base-512,large-128,base-512x8,large-128x8",
+}
+DEFAULT_PEERS = {"cpu": "eager,compiled,stock", "gpu": "eager,compiled,stock,undropped"}
+DEFAULT_STEPS = {"cpu": 2, "gpu": 10}
+DEFAULT_MINUTES = {"cpu": None, "gpu": 7.5}
 # Without CUDA graphs, which would keep their memory while others work; a step of 32k tokens is too long to gain by them
 DEFAULT_COMPILE_MODE = {"cpu": "default", "gpu": "max-autotune-no-cudagraphs"}
-PEERS = ("eager", "compiled", "stock")
+PEERS = ("eager", "compiled", "stock", UNDROPPED)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 
 
@@ -52,23 +61,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", required=True, help="the file of python -m benchmarks.make_batches")
     parser.add_argument("--cases", help="comma-separated, such as base-128; by default those that fit the device")
-    parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated")
+    parser.add_argument("--peers", help="comma-separated; by default all, on a CPU without undropped")
     add_against(parser)
     parser.add_argument("--batch-size", default="", help="such as mini-128=32,base-128=8")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, help="timed in a turn; 2 on a CPU, 20 on a GPU")
+    parser.add_argument("--steps", type=int, help="timed in a turn; 2 on a CPU, 10 on a GPU")
     parser.add_argument("--rows", choices=("all", "full"), default="all", help="full: those without padding")
     parser.add_argument("--dropout", type=float, help="of hidden states and attention alike; 0.1 each by default")
+    parser.add_argument("--attention-dropout", type=float, help="of attention alone")
+    parser.add_argument("--attention", choices=typing.get_args(Attention), default="auto", help="what computes ours")
     parser.add_argument("--compute-dtype", choices=("float32", "bfloat16"), help="of products")
     parser.add_argument("--vocab-size", type=int, help="of the models, at least that of the batches")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="of a CPU, for each in turn")
     parser.add_argument("--compile-mode", help="of torch.compile; a GPU's default is max-autotune-no-cudagraphs")
-    parser.add_argument("--minutes", type=float, help="no case is begun after so many")
+    parser.add_argument("--minutes", type=float, help="no case or round is begun after so many; 7.5 on a GPU")
     parser.add_argument("--markdown", type=Path, help="a file for the results as a table, written after each case")
     parser.add_argument("--json", type=Path, help="a file for the results, written after each case")
     options = parser.parse_args(arguments)
-    options.peers = [name for name in options.peers.split(",") if name]
-    unknown = sorted(set(options.peers) - set(PEERS))
+    unknown = sorted(set(named(options.peers or "")) - set(PEERS))
     if unknown:
         parser.error(f"--peers {', '.join(unknown)}: expected some of {', '.join(PEERS)}")
     options.against = read_against(parser, options.against, (OURS, *PEERS))
@@ -76,6 +86,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} {getattr(options, name)} is not positive")
     return options
+
+
+def named(peers: str) -> list[str]:
+    """`eager,stock` as a list."""
+    return [name for name in peers.split(",") if name]
 
 
 def cases_of(options: argparse.Namespace, device: str) -> Iterator[Case]:
@@ -90,7 +105,8 @@ def cases_of(options: argparse.Namespace, device: str) -> Iterator[Case]:
         yield Case(
             name,
             make_experiment(
-                name, options.batches, options.vocab_size, size, options.dropout, device, options.compute_dtype
+                name, options.batches, options.vocab_size, size, options.dropout, device, options.compute_dtype,
+                options.attention, options.attention_dropout,
             ),
             options.batches, options.rows == "full", device, options.cores,
             options.compile_mode or DEFAULT_COMPILE_MODE[device],
@@ -143,21 +159,35 @@ def main(arguments: list[str] | None = None) -> None:
             "steps_of_a_turn": options.steps or DEFAULT_STEPS[kind],
             "cases": {},
         }
-        began = time.perf_counter()
-        for number, case in enumerate(cases):
-            if options.minutes is not None and time.perf_counter() - began > 60 * options.minutes:
-                results["left_out"] = [each.name for each in cases[number:]]
-                print(f"\n{options.minutes:g} minutes are over: {', '.join(results['left_out'])} left out")
-                write(results, options)
-                break
-            found = compare(
-                case, device["kind"], options.peers, options.against, options.rounds, results["steps_of_a_turn"]
-            )
-            results["cases"][case.name] = found
-            report(case.name, found)
-            write(results, options)
+        measure_all(cases, device["kind"], options, results)
     except (ValueError, OSError, turns.Failure) as error:
         raise SystemExit(f"train_step: {error}") from None
+    failed = [name for name, found in results["cases"].items() if "failed" in found]
+    if failed:
+        raise SystemExit(f"train_step: {', '.join(failed)}: not measured, as said above")
+
+
+def measure_all(cases: list[Case], device_kind: str, options: argparse.Namespace, results: Record) -> None:
+    """Adds each case to the results, prints it and writes the files, until the minutes are over."""
+    kind = cases[0].device
+    peers = named(DEFAULT_PEERS[kind] if options.peers is None else options.peers)
+    minutes = DEFAULT_MINUTES[kind] if options.minutes is None else options.minutes
+    deadline = float("inf") if minutes is None else time.perf_counter() + 60 * minutes
+    for number, case in enumerate(cases):
+        if time.perf_counter() > deadline:
+            results["left_out"] = [each.name for each in cases[number:]]
+            print(f"\n{minutes:g} minutes are over: {', '.join(results['left_out'])} left out")
+            write(results, options)
+            break
+        try:
+            found = compare(
+                case, device_kind, peers, options.against, options.rounds, results["steps_of_a_turn"], deadline
+            )
+        except (ValueError, turns.Failure) as error:  # such as memory that a smaller case does not lack
+            found = {"failed": str(error)}
+        results["cases"][case.name] = found
+        report(case.name, found)
+        write(results, options)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,13 @@ from benchmarks.train_step import batch_file
 from data_pipeline.config import DataConfig
 from flaxbert.config import PRESETS, Experiment, OptimizerConfig, TrainConfig
 
+Attention = Literal["auto", "xla", "fused", "splash", "cudnn"]
+
 LEARNING_RATE = 1e-4
 BATCHES = 8  # distinct ones at most, used in turn
+
+PRODUCT_SIZE = {"cpu": 2_048, "gpu": 8_192}  # of a square one, for the machine's own speed
+PRODUCTS = {"cpu": 2, "gpu": 20}  # in one measurement
 
 # Rows times length of a step. On a GPU the optimizer's milliseconds do not shrink with the batch: below 32k tokens they
 # are no longer small beside the products.
@@ -45,7 +50,8 @@ def default_batch_size(preset: str, length: int, device: str) -> int:
 
 def make_experiment(
     name: str, batches: str, vocab_size: int | None, batch_size: int | None, dropout: float | None, device: str,
-    compute_dtype: Literal["float32", "bfloat16"] | None = None,
+    compute_dtype: Literal["float32", "bfloat16"] | None = None, attention: Attention = "auto",
+    attention_dropout: float | None = None,
 ) -> Experiment:
     """The experiment of a case such as `base-128`, its rows as wide as those of the file; up to eight sequences share a
     row of `base-128x8`.
@@ -63,8 +69,8 @@ def make_experiment(
     model = dataclasses.replace(
         PRESETS[preset], vocab_size=vocab_size or found, max_length=max(int(length), PRESETS[preset].max_length)
     )
-    if dropout is not None:
-        model = dataclasses.replace(model, dropout=dropout, attention_dropout=dropout)
+    rates = {"dropout": dropout, "attention_dropout": dropout if attention_dropout is None else attention_dropout}
+    model = dataclasses.replace(model, **{kind: rate for kind, rate in rates.items() if rate is not None})
     return Experiment(
         model=model,
         data=DataConfig(
@@ -73,9 +79,21 @@ def make_experiment(
         optimizer=OptimizerConfig("adamw", learning_rate=LEARNING_RATE, warmup_steps=0, final_fraction=1.0),
         train=TrainConfig(
             batch_size=batch_size or default_batch_size(preset, int(length), device),
-            compute_dtype=compute_dtype or ("bfloat16" if device == "gpu" else "float32"),
+            compute_dtype=compute_dtype or ("bfloat16" if device == "gpu" else "float32"), attention=attention,
         ),
     )
+
+
+def without_dropout(case: Case) -> Case:
+    """The same case at a rate of 0."""
+    model = dataclasses.replace(case.experiment.model, dropout=0.0, attention_dropout=0.0)
+    return dataclasses.replace(case, experiment=dataclasses.replace(case.experiment, model=model))
+
+
+def product_factors(case: Case) -> list[np.ndarray]:
+    """Two matrices for the machine's own speed. Zeros are multiplied faster: they take less power."""
+    size, generator = PRODUCT_SIZE[case.device], np.random.default_rng(0)
+    return [generator.standard_normal((size, size), np.float32) for _ in range(2)]
 
 
 def batches_of(case: Case) -> list[batch_file.Batch]:

@@ -4,30 +4,35 @@ import contextlib
 import os
 import statistics
 import tempfile
+import time
 from typing import Any
 
 import numpy as np
 
 from benchmarks.train_step import turns
-from benchmarks.train_step.case import Case, batches_of
+from benchmarks.train_step.case import Case, batches_of, without_dropout
 from flaxbert.training.metrics import flops_per_row, peak_flops
 
 OURS, OUR_CLASS = "flaxbert", "benchmarks.train_step.ours:Ours"
+UNDROPPED = "undropped"  # our own step without dropout
 LEAD_IN = 2  # steps of a turn that are not timed: caches, clocks and freed memory come back in them
 
 # Of the first loss, relative. In float32 the order of summation differs, and our mean has 1e-5 more in its denominator:
-# 3e-7 was seen. In bfloat16 two roundings of a logit differ by 2e-3 of it, which the mean over hundreds of predictions
-# takes down: 9e-7 was seen. An untrained model says so little that logits at wrong places move its loss by 1e-3 alone.
-TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-4}
+# 3e-7 was seen. In bfloat16 two roundings of a logit differ by 2e-3 of it, which the mean over predictions takes down:
+# 1e-6 was seen of 640, 5e-5 of 160. An untrained model says so little that logits at wrong places move its loss by 1e-3
+# alone.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-4}
 
 Record = dict[str, Any]
 
 
 def compare(
-    case: Case, device_kind: str, forms: list[str], checkouts: dict[str, str], rounds: int, steps: int
+    case: Case, device_kind: str, forms: list[str], checkouts: dict[str, str], rounds: int, steps: int,
+    deadline: float = float("inf"),
 ) -> Record:
-    """What was measured of ours, of ours in other checkouts (name → folder) and of torch's forms; one that cannot run
-    has its error in place of numbers.
+    """What was measured of ours, of ours in other checkouts (name → folder), of ours without dropout and of torch's
+    forms; one that cannot run has its error in place of numbers. After `deadline`, of `time.perf_counter`, the second
+    round is the last.
 
     Raises ValueError where the first losses differ, and Failure where ours fails.
     """
@@ -37,17 +42,19 @@ def compare(
         failed: dict[str, str] = {}
         contenders = {OURS: _start(stack, case, OUR_CLASS, (case, weights))}
         first = {OURS: turns.ask(contenders[OURS], "loss")}
+        attention, said = turns.ask(contenders[OURS], "attention_used")
         peer = "benchmarks.train_step.peers:Peer"
         for name in [*checkouts, *forms]:
             with _noted(failed, name):
-                if name in checkouts:
+                if name in (*checkouts, UNDROPPED):
+                    own = without_dropout(case) if name == UNDROPPED else case
                     unused = os.path.join(folder, f"{name}.safetensors")
-                    contenders[name] = _start(stack, case, OUR_CLASS, (case, unused), checkouts[name])
+                    contenders[name] = _start(stack, case, OUR_CLASS, (own, unused), checkouts.get(name))
                 else:
                     contenders[name] = _start(stack, case, peer, (case, weights, name))
                 first[name] = turns.ask(contenders[name], "loss")
         check_losses(case, first)
-        seconds, product = _take_turns(contenders, failed, rounds, steps)
+        seconds, product = _take_turns(contenders, failed, rounds, steps, deadline)
         found: dict[str, Record] = {}
         for name in seconds:
             ask = contenders[name]
@@ -56,11 +63,15 @@ def compare(
                 "first_loss": first[name], "last_loss": turns.ask(ask, "loss"),
                 "peak_memory_bytes": turns.ask(ask, "peak_memory"), "idle_share_of_a_core": turns.ask(ask, "idle"),
             }  # fmt: skip
+        # What a peer's library makes of the machine: a step is slow by that too.
+        torch_product = _product_of_torch([contenders[name] for name in forms if name in seconds and name != UNDROPPED])
         failures = {name: {"failed": reason} for name, reason in failed.items()}
     peak = peak_flops(device_kind)
     return describe(case) | {
-        "peak_flops": peak, "measured_peak_flops": statistics.median(product), "contenders": found | failures
-    }
+        "attention": attention, "choice_of_attention": said, "peak_flops": peak,
+        "measured_peak_flops": statistics.median(product), "torch_measured_peak_flops": torch_product,
+        "contenders": found | failures,
+    }  # fmt: skip
 
 
 def _start(
@@ -100,18 +111,25 @@ def check_losses(case: Case, losses: dict[str, float]) -> None:
 
 
 def _take_turns(
-    contenders: dict[str, turns.Contender], failed: dict[str, str], rounds: int, steps: int
+    contenders: dict[str, turns.Contender], failed: dict[str, str], rounds: int, steps: int, deadline: float
 ) -> tuple[dict[str, list[float]], list[float]]:
     """(seconds of a step in each round; FLOP/s of a large product in each round). The first round is not kept."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders if name not in failed}
     product = []
-    for _ in range(rounds + 1):
+    for number in range(rounds + 1):
+        if number > 1 and time.perf_counter() > deadline:
+            break
         product.append(turns.ask(contenders[OURS], "product"))
         for name in list(seconds):
             with _noted(failed, name):
                 seconds[name].append(turns.ask(contenders[name], "block", LEAD_IN, steps))
         seconds = {name: found for name, found in seconds.items() if name not in failed}
     return {name: found[1:] for name, found in seconds.items()}, product[1:]
+
+
+def _product_of_torch(peers: list[turns.Contender]) -> float | None:
+    """FLOP/s of a large product by the first peer's library; None where no peer is there."""
+    return statistics.median(turns.ask(peers[0], "product") for _ in range(3)) if peers else None
 
 
 def describe(case: Case) -> Record:

@@ -1,25 +1,25 @@
-"""Our step, as the training loop runs it, and the machine's own speed at a large matrix product."""
+"""Our step, as the training loop runs it, with the attention that a run would choose, and the machine's own speed at a
+large matrix product.
+"""
 
 import functools
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from benchmarks.train_step.case import Case, batches_of
+from benchmarks.train_step.case import PRODUCT_SIZE, PRODUCTS, Case, batches_of, product_factors
 from data_pipeline.memory import keep_freed_memory
 from flaxbert.interop.huggingface_tensors import to_tensors
 from flaxbert.interop.safetensors_files import write_tensors
 from flaxbert.model.products import results_dtype
 from flaxbert.sharding import make_mesh
+from flaxbert.training.attention_choice import chosen
 from flaxbert.training.objective import summarize, zero_sums
 from flaxbert.training.step import build_functions
-
-PRODUCT_SIZE = {"cpu": 2_048, "gpu": 8_192}
-PRODUCTS = {"cpu": 2, "gpu": 20}
 
 
 class Ours:
@@ -32,11 +32,14 @@ class Ours:
         self.case, self.batches, self.steps = case, batches_of(case), 0
         mesh = make_mesh(case.experiment.mesh)
         jax.set_mesh(mesh)
-        self.functions = build_functions(case.experiment, mesh)
+        self.said: list[str] = []
+        experiment = chosen(case.experiment, mesh, self.said.append, os.path.dirname(weights))
+        self.attention = "xla" if experiment.train.attention == "auto" else experiment.train.attention
+        self.functions = build_functions(experiment, mesh)
         self.state = self.functions.init()
         write_tensors(Path(weights), to_tensors(jax.device_get(self.state.params), case.experiment.model))
         self.train = self.functions.train.lower(self.state, self.functions.put(self.batches[0])).compile()
-        self.factors = self._factors()
+        self.factors = [jnp.asarray(x, case.experiment.train.compute_dtype) for x in product_factors(case)]
         multiply = functools.partial(jnp.matmul, preferred_element_type=results_dtype(self.factors[0].dtype))
         self.multiply = jax.jit(multiply).lower(*self.factors).compile()
 
@@ -44,6 +47,10 @@ class Ours:
         """Of the first batch, without dropout."""
         sums = self.functions.evaluate(self.state.params, zero_sums(), self.functions.put(self.batches[0]))
         return summarize(jax.device_get(sums))["loss"]
+
+    def attention_used(self) -> tuple[str, list[str]]:
+        """(backend of attention, what was said of the choice)."""
+        return self.attention, self.said
 
     def block(self, lead_in: int, steps: int) -> float:
         """Seconds of one step: `steps` of them are timed, after `lead_in` that are not."""
@@ -74,14 +81,6 @@ class Ours:
             self.state, outcome = self.train(self.state, batch)
             self.steps += 1
         jax.block_until_ready((self.state, outcome))
-
-    def _factors(self) -> list[jax.Array]:
-        size = PRODUCT_SIZE[self.case.device]
-        generator = np.random.default_rng(0)  # zeros are multiplied faster: they take less power
-        return [
-            jnp.asarray(generator.standard_normal((size, size), np.float32), self.case.experiment.train.compute_dtype)
-            for _ in range(2)
-        ]
 
 
 class Device:

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, pad
 
 from benchmarks.train_step.batch_file import Batch
-from benchmarks.train_step.case import Case, batches_of
+from benchmarks.train_step.case import PRODUCT_SIZE, PRODUCTS, Case, batches_of, product_factors
 from data_pipeline.memory import keep_freed_memory
 from flaxbert.config import ModelConfig
 from flaxbert.interop.architectures import Checkpoint
@@ -66,6 +66,19 @@ class Peer:
             torch.cuda.empty_cache()  # the next contender needs it
         return seconds
 
+    def product(self) -> float:
+        """FLOP/s of a large matrix product in the step's number format, as ours measures it."""
+        dtype = getattr(torch, self.case.experiment.train.compute_dtype)
+        first, second = (torch.tensor(x, dtype=dtype, device=self.device) for x in product_factors(self.case))
+        count, size = PRODUCTS[self.case.device], PRODUCT_SIZE[self.case.device]
+        first @ second
+        self._wait()
+        begin = time.perf_counter()
+        for _ in range(count):
+            first @ second
+        self._wait()
+        return 2 * size**3 * count / (time.perf_counter() - begin)
+
     def peak_memory(self) -> int | None:
         """Bytes on the device at most; None where it is not told."""
         return torch.cuda.max_memory_allocated() if self.device == "cuda" else None
@@ -77,6 +90,9 @@ class Peer:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.steps += 1
+        self._wait()
+
+    def _wait(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
 

@@ -7,10 +7,14 @@ from benchmarks.train_step.compare import Record
 
 def report(name: str, case: Record) -> None:
     """Prints a case as a table."""
+    if "failed" in case:
+        print(f"\n{name} failed: {case['failed']}", flush=True)
+        return
     print(
-        f"\n{name}: {case['batch_size']} x {case['length']}, {case['compute_dtype']}, fill {case['fill']:.1%}, "
+        f"\n{name}: {case['batch_size']} x {case['length']}, {case['compute_dtype']}, attention by "
+        f"{case['attention']}, fill {case['fill']:.1%}, "
         f"{case['flops_per_step'] / 1e12:.3g} TFLOP a step; a large product runs at "
-        f"{case['measured_peak_flops'] / 1e12:.3g} TFLOP/s"
+        f"{case['measured_peak_flops'] / 1e12:.3g} TFLOP/s{_of_torch(case)}"
     )
     print(f"{'':10}{'ms a step':>10}{'seq/s':>9}{'tokens/s':>11}{'TFLOP/s':>9}{'MFU':>7}{'of product':>12}"
           f"{'first loss':>12}{'memory GB':>11}{'  flaxbert is faster by'}")  # fmt: skip
@@ -43,11 +47,14 @@ def markdown(results: Record) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, case in results["cases"].items():
-        title = f"{name}, {case['batch_size']} rows, {case['compute_dtype']}, fill {case['fill']:.1%}"
+        if "failed" in case:
+            lines.append(_failure(name, "flaxbert", case["failed"]))
+            continue
+        kind = f"{case['compute_dtype']}, {case['attention']}"
+        title = f"{name}, {case['batch_size']} rows, {kind}, fill {case['fill']:.1%}"
         for contender, found in case["contenders"].items():
             if "failed" in found:
-                reason = found["failed"].splitlines()[0].replace("|", "\\|")
-                lines.append(f"| {title} | {contender} | failed: {reason} |" + " |" * 7)
+                lines.append(_failure(title, contender, found["failed"]))
                 continue
             mfu = "" if found["mfu"] is None else f"{found['mfu']:.1%}"
             faster = found["flaxbert_is_faster_by"]
@@ -60,3 +67,13 @@ def markdown(results: Record) -> str:
     if "left_out" in results:
         lines += ["", f"Left out, for the time was over: {', '.join(results['left_out'])}."]
     return "\n".join(lines) + "\n"
+
+
+def _failure(title: str, contender: str, reason: str) -> str:
+    told = (reason.splitlines() or [""])[0].replace("|", "\\|")
+    return f"| {title} | {contender} | failed: {told} |" + " |" * 7
+
+
+def _of_torch(case: Record) -> str:
+    rate = case["torch_measured_peak_flops"]
+    return "" if rate is None else f", torch's at {rate / 1e12:.3g}"

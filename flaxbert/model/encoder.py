@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flaxbert.config import ModelConfig
 from flaxbert.model.attention import attention
 from flaxbert.model.dropout import Places, dropout
+from flaxbert.model.layer_norm import LayerNorm
 from flaxbert.model.products import dense_product, results_dtype
 from flaxbert.sharding import constrain, platform
 
@@ -44,9 +45,9 @@ def word_initializer(config: ModelConfig) -> Any:
     return init
 
 
-def layer_norm(config: ModelConfig, name: str | None = None) -> nn.LayerNorm:
-    """LayerNorm in float32, its variance in two passes: an epsilon of 1e-12 forgives no cancellation."""
-    return nn.LayerNorm(config.layer_norm_epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)
+def layer_norm(config: ModelConfig, name: str | None = None) -> LayerNorm:
+    """LayerNorm with the epsilon of the config."""
+    return LayerNorm(config.layer_norm_epsilon, name=name)
 
 
 class Dense(nn.DenseGeneral):
@@ -76,8 +77,13 @@ def dense(
 
 
 def activation(config: ModelConfig, x: jax.Array) -> jax.Array:
-    """GELU in the form that the config names."""
-    return nn.gelu(x, approximate=config.activation == "gelu_new")
+    """GELU in the form that the config names.
+
+    Its derivative takes five arrays as large as x, which a scan over layers would write to memory and read again. Where
+    memory is what a step waits for, x is kept instead and the rest computed again; on a CPU products take far longer.
+    """
+    gelu = functools.partial(nn.gelu, approximate=config.activation == "gelu_new")
+    return gelu(x) if platform() == "cpu" else jax.checkpoint(gelu, prevent_cse=False)(x)
 
 
 def gather_positions(x: jax.Array, positions: jax.Array) -> jax.Array:

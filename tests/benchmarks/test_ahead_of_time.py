@@ -27,6 +27,15 @@ def test_what_the_file_holds_is_kept_and_the_rest_added_in_order(tmp_path):
     assert page.endswith("|---|---|\n| first | 1 |\n| last | 2 |\n")
 
 
+def test_what_is_kept_is_told_and_compiled_again_where_that_is_asked_for(tmp_path, capsys):
+    output = tmp_path / "found.json"
+    for rows in (1, 2):
+        ahead_of_time.compile_all(output, {"one": lambda rows=rows: {"rows": rows}}, ["one"], PAGE)
+    assert "one: " in capsys.readouterr().out.splitlines()[-1]
+    ahead_of_time.compile_all(output, {"one": lambda: {"rows": 3}}, ["one"], PAGE, again=True)
+    assert json.loads(output.read_text())["cases"]["one"]["rows"] == 3
+
+
 def test_what_another_process_wrote_meanwhile_stays(tmp_path):
     output = tmp_path / "found.json"
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from bare_machine import LACKING, ROOT, bare_environment, write_batch_file
 
+from benchmarks.train_step import ours
 from benchmarks.train_step.__main__ import cases_of, main, parse
-from benchmarks.train_step.case import Case, batches_of, make_experiment
+from benchmarks.train_step.case import Case, batches_of, make_experiment, without_dropout
 from benchmarks.train_step.compare import check_losses, compare, describe, numbers
+from flaxbert.training.attention_choice import with_attention
 from flaxbert.training.metrics import flops_per_row
 
 
@@ -135,3 +137,60 @@ def test_cases_that_the_time_was_too_short_for_are_named_in_the_files(batches, t
     found = json.loads(result.read_text())
     assert list(found["cases"]) == ["tiny-16"] and found["left_out"] == ["tiny-16x2"]
     assert "Left out, for the time was over: tiny-16x2." in page.read_text()
+
+
+def test_our_own_step_without_dropout_is_a_contender(batches, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
+    case = make_case(batches)
+    model = without_dropout(case).experiment.model
+    assert (model.dropout, model.attention_dropout) == (0, 0)
+    found = compare(case, "cpu", ["undropped"], {}, rounds=1, steps=1)
+    assert found["attention"] == "xla" and found["contenders"]["undropped"]["step_milliseconds"] > 0
+    assert found["contenders"]["undropped"]["first_loss"] == found["contenders"]["flaxbert"]["first_loss"]
+
+
+def test_the_step_is_built_with_the_attention_that_is_chosen(batches, tmp_path, monkeypatch):
+    asked = []
+
+    def choose(experiment, mesh, say, folder):
+        say("attention by fused (as this test wants it)")
+        return with_attention(experiment, "fused")
+
+    def build(experiment, mesh):
+        asked.append(experiment.train.attention)
+        raise Stop
+
+    class Stop(Exception):
+        pass
+
+    monkeypatch.setattr(ours, "chosen", choose)
+    monkeypatch.setattr(ours, "build_functions", build)
+    monkeypatch.setattr(ours, "check_device", lambda case: None)
+    with pytest.raises(Stop):
+        ours.Ours(make_case(batches), str(tmp_path / "weights"))
+    assert asked == ["fused"]
+
+
+def test_a_case_that_fails_is_named_and_the_others_go_on(batches, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("XLA_FLAGS")
+    page = tmp_path / "result.md"
+    with pytest.raises(SystemExit, match="train_step: tiny-16x2: not measured"):
+        main([
+            "--batches", batches, "--cases", "tiny-16x2,tiny-16", "--batch-size", "tiny-16=4,tiny-16x2=10000",
+            "--peers", "", "--rounds", "1", "--steps", "1", "--markdown", str(page),
+        ])  # fmt: skip
+    assert "a batch of 10000 is more than" in capsys.readouterr().out
+    assert "failed: case tiny-16x2" in page.read_text() and "| tiny-16, 4 rows, float32, xla," in page.read_text()
+
+
+def test_rounds_end_with_the_minutes(batches, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
+    found = compare(make_case(batches), "cpu", [], {}, rounds=9, steps=1, deadline=0.0)["contenders"]["flaxbert"]
+    assert len(found["milliseconds_of_each_round"]) == 1
+
+
+def test_dropout_of_attention_alone(batches):
+    options = parse(["--batches", batches, "--cases", "tiny-16", "--attention-dropout", "0", "--attention", "fused"])
+    (case,) = cases_of(options, "cpu")
+    model, train = case.experiment.model, case.experiment.train
+    assert (model.dropout, model.attention_dropout, train.attention) == (0.1, 0.0, "fused")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from flaxbert.config import PRESETS
+from flaxbert.model import encoder as encoder_module
 from flaxbert.model.encoder import UNROLLED_LAYERS, Encoder, EncoderLayer, activation, gather_positions, layer_norm
 from flaxbert.model.pretraining import BertForPreTraining, initialize
 
@@ -315,3 +316,46 @@ def test_rematerialization_keeps_less_in_memory(dtype, small_config, random_batc
 
     none, products, layers = (temporaries(each) for each in ("none", "products", "layers"))
     assert layers < 0.8 * products < 0.5 * none
+
+
+@pytest.fixture
+def gradients_on(small_config, random_batch, monkeypatch):
+    """(platform, how to rematerialize) → a function of parameters that gives states and gradients, and parameters."""
+    batch, options = random_batch([(7, 12), (13,)], row_length=20), {"rngs": {"dropout": jax.random.key(5)}}
+    weights = np.random.default_rng(1).normal(size=(2, 20, small_config.hidden_size)).astype(np.float32)
+
+    def on(platform, rematerialization):
+        monkeypatch.setattr(encoder_module, "platform", lambda: platform)
+        model = Encoder(small_config, False, jnp.float32, rematerialization)
+
+        def total(params):
+            found = model.apply({"params": params}, batch, **options)
+            return jnp.sum(found * weights), found
+
+        return total, initialize(small_config, jax.random.key(0))["encoder"]
+
+    return on
+
+
+@pytest.mark.parametrize("rematerialization", ["none", "products", "layers"])
+def test_what_an_accelerator_computes_again_changes_no_number(rematerialization, gradients_on):
+    """Nor any mask of dropout. Sums may be taken in another order."""
+    results = []
+    for platform, what in (("cpu", "none"), ("gpu", rematerialization)):
+        total, params = gradients_on(platform, what)
+        (_, states), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
+        results.append(named({"states": states, "gradients": gradients}))
+    for (name, expected), (_, found) in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max() + 1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("platform, wide", [("gpu", 2), ("cpu", 5)])
+def test_what_the_gradient_of_a_layer_keeps(platform, wide, gradients_on, small_config):
+    """Of its states [B, S, D] what the first products read and both normalised sums; of [B, S, F] on an accelerator
+    GELU's input and output, on a CPU what it need not compute again.
+    """
+    total, params = gradients_on(platform, "none")
+    kept = jax.eval_shape(lambda params: jax.vjp(total, params, has_aux=True)[1], params)
+    shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(kept) if leaf.dtype == jnp.float32]
+    assert shapes.count((2, 20, small_config.hidden_size)) == 4
+    assert shapes.count((2, 20, small_config.mlp_size)) == wide
