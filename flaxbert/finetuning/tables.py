@@ -56,8 +56,7 @@ def read_table(path: str, text: str, known: tuple[str, ...], headerless: tuple[s
     wished = tuple(filter(None, columns))
     if any(name.isdigit() for name in wished):
         names = tuple(str(number) for number in range(1, len(first) + 1))
-        # A label by number may be lacking: it is asked for where labels are read.
-        absent = [name for name in wished if name not in names and not (name == columns.label and name.isdigit())]
+        absent = [name for name in wished if name not in names]
         if absent:
             counted = f"beside columns by number, 1 to {len(names)}"
             raise ValueError(f"{path} has no column {absent[0]!r} {counted}; {_shown(first)}")

@@ -5,18 +5,13 @@ from typing import Any
 
 from flaxbert.finetuning.files import clean
 from flaxbert.finetuning.forms import Examples, TextExample
-from flaxbert.finetuning.tables import LABELS, Columns, CutRow, Row, cut_row_error, find_column, read_table
+from flaxbert.finetuning.tables import LABELS, Columns, CutRow, Row, Table, cut_row_error, find_column, read_table
 from flaxbert.finetuning.tasks import Task
 
 
 def text_examples(path: str, text: str, task: Task, columns: Columns, labelled: bool) -> Examples:
     """The examples in the text of a table."""
-    known = tuple(filter(None, columns)) or (*task.first, *task.second, *task.label)
-    alone = not (labelled or task.second or any(columns))  # one text a row, and no column named
-    if alone and path.endswith(".txt") and "\t" not in text.partition("\n")[0]:
-        table = read_table(path, text, (), task.first[:1], columns)  # the first may be the name of a column, and a text
-    else:
-        table = read_table(path, text, known, task.headerless, columns)
+    table = _table(path, text, task, columns, labelled)
     names = text_columns(path, table.columns, task, columns)
     label = find_column(path, table.columns, columns.label, task.label, "the label") if labelled else None
     labelling = (columns.label, *LABELS) if table.headless else ()
@@ -31,9 +26,23 @@ def text_examples(path: str, text: str, task: Task, columns: Columns, labelled: 
         if beside is not None:
             labels.append(row.values[beside].strip())
         items.append(text_example(path, row, names, label, task))
-    nameless = alone and table.headless and len(table.columns) == 1 and not path.endswith(".txt")
-    unknown = (items[0].first, table.columns[0]) if nameless else None
+    nameless = table.headless and len(table.columns) == 1 and not table.columns[0].isdigit()
+    asked = columns.first is not None or not path.endswith(".txt")  # lines of text have no names by themselves
+    unknown = (items[0].first, table.columns[0]) if nameless and asked else None
     return Examples(path, items, cut_rows=cut, header=_name_among(labels), unknown=unknown)
+
+
+def _table(path: str, text: str, task: Task, columns: Columns, labelled: bool) -> Table:
+    """The table in a file's text. Without `labelled` the label's column may be lacking, and a .txt of one text a row
+    has no header, unless line 1 is the name that `columns` gives.
+    """
+    if not labelled:
+        columns = columns._replace(label=None)
+    alone, line = not (labelled or task.second or columns.second), text.partition("\n")[0].removesuffix("\r")
+    if alone and path.endswith(".txt") and "\t" not in line and line != columns.first:
+        return read_table(path, text, (), (columns.first or task.first[0],), Columns())
+    known = tuple(filter(None, columns)) or (*task.first, *task.second, *task.label)
+    return read_table(path, text, known, task.headerless, columns)
 
 
 def _lacks_a_text(row: Row, names: list[str]) -> bool:

@@ -143,7 +143,7 @@ def test_columns_are_named_where_the_task_does_not_know_them(write, refuses):
         (Columns("reviews", label="star"), "no column 'reviews' or 'star'; those of line 1 are 'review', 'stars'$"),
         (Columns("review", label="2"), "no column 'review' beside columns by number, 1 to 2; those of line 1 are 'rev"),
         (Columns("3", label="2"), "no column '3' beside columns by number, 1 to 2; those of line 1 are 'review'"),
-        (Columns("1", label="3"), "no column for the label: expected '3'; those there are 1, 2"),
+        (Columns("1", label="3"), "no column '3' beside columns by number, 1 to 2; those of line 1 are 'review'"),
         (Columns("1", label="2"), "c.tsv, line 1 looks like a header: its label 'stars' occurs nowhere else"),
     ):
         refuses(message, read_examples, headed, TASKS["classification"], columns=wished)
@@ -189,6 +189,24 @@ def test_line_1_of_a_table_of_texts_that_may_be_a_name_is_told_of(write):
     assert found.remarks == [f"{found.path}: {said}"]
     named = read_examples(found.path, TASKS["sst2"], None, Columns("review"), labelled=False)
     assert [item.first for item in named.items] == ["good film"] and named.remarks == []
+
+
+def test_a_label_that_was_named_is_not_asked_for_in_texts_that_are_predicted(write):
+    for name, content in (("a.csv", "text,id\ngood film,7\n"), ("a.tsv", "text\ngood film\n"),
+                          ("b.tsv", "good film\n"), ("a.txt", "good film\n")):  # fmt: skip
+        found = read_examples(write(name, content), TASKS["classification"], None, Columns(label="mood"), False)
+        assert [item.first for item in found.items] == ["good film"], name
+
+
+def test_lines_of_text_are_read_whatever_the_column_was_called(write):
+    path = write("a.txt", "good film\r\nbad film\r\n")
+    said = f"{path}: line 1, 'good film', was read as a text; if it names the column, call it 'review'"
+    for columns, remarks in ((Columns("review", label="mood"), [said]), (Columns("2", label="1"), [])):
+        found = read_examples(path, TASKS["classification"], None, columns, labelled=False)
+        assert [item.first for item in found.items] == ["good film", "bad film"] and found.remarks == remarks
+    headed = write("b.txt", "review\r\ngood film\r\n")
+    found = read_examples(headed, TASKS["classification"], None, Columns("review", label="mood"), labelled=False)
+    assert [item.first for item in found.items] == ["good film"]
 
 
 def test_each_row_that_is_predicted_has_an_answer_where_training_passes_over_some(write, rust):
