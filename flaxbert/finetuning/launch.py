@@ -153,6 +153,9 @@ def _settings(arguments: Finetune, task: Task, model: Any, splits: dict[str, Spl
         "task": task.name, "init": str(Path(arguments.init).absolute()), "weights": _digest(model.params),
         "max_length": task.max_length, "labels": list(splits["train"].examples.labels),
         "data": {name: _digest_of_rows(split) for name, split in splits.items()},
+        "scored": {
+            name: _digest_of_examples(split.examples) for name, split in splits.items() if name != "train"
+        },
         "dropout": None if own else arguments.dropout,
         **{name: getattr(arguments, name) for name in kept},
     }  # fmt: skip
@@ -177,4 +180,12 @@ def _digest_of_rows(split: Split) -> str:
         total.update(repr(feature.label).encode())
         for row in feature.rows:
             total.update(row.input_ids.tobytes())
+    return total.hexdigest()[:16]
+
+
+def _digest_of_examples(examples: Examples) -> str:
+    """Of all that predictions are made of, written with and held against."""
+    total = hashlib.sha256()
+    for item in examples.items:
+        total.update(repr(item).encode())
     return total.hexdigest()[:16]

@@ -46,19 +46,20 @@ def check_settings(workdir: Path, settings: dict[str, Any], files: dict[str, str
         before = json.loads(path.read_bytes())["search"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{workdir} holds no search: its {SETTINGS} is that of something else") from None
+    before.setdefault("scored", settings.get("scored"))  # a folder may be older than this setting
     changed = [name for name in settings if name != "init" and before.get(name) != settings[name]]
     if changed:
-        differ = ", ".join(_difference(name, before.get(name), settings[name], files) for name in changed)
-        raise ValueError(f"{workdir} holds another search: {differ}; name another --workdir")
+        differ = [each for name in changed for each in _differences(name, before.get(name), settings[name], files)]
+        raise ValueError(f"{workdir} holds another search: {', '.join(dict.fromkeys(differ))}; name another --workdir")
 
 
-def _difference(name: str, before: Any, now: Any, files: dict[str, str]) -> str:
-    if name != "data" or not isinstance(before, dict):
-        return f"{name} was {before} and is now {now}"
+def _differences(name: str, before: Any, now: Any, files: dict[str, str]) -> list[str]:
+    if name not in ("data", "scored") or not isinstance(before, dict):
+        return [f"{name} was {before} and is now {now}"]
     changed = [f"{files[split]} has changed" for split in now if split in before and before[split] != now[split]]
     new = [f"{files[split]} was not there" for split in now if split not in before]
     gone = [f"the {split} examples are no longer there" for split in before if split not in now]
-    return ", ".join([*changed, *new, *gone])
+    return [*changed, *new, *gone]
 
 
 def write_settings(workdir: Path, settings: dict[str, Any], cells: Sequence[Cell]) -> None:

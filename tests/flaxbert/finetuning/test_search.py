@@ -11,7 +11,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from toy_tasks import KINDS, classification, pair, tagging, write_data, write_model
+from toy_tasks import KINDS, classification, pair, question, tagging, write_data, write_model
 
 from flaxbert import cli
 from flaxbert.config import PRESETS, OptimizerConfig
@@ -129,7 +129,23 @@ def test_a_search_goes_on_only_with_its_own_settings_and_may_grow(model, tmp_pat
     write_data(data, pair)
     assert finetune("classification", model, data, tmp_path / "run", *small, "--first", "first") == cli.USER_ERROR
     said = capsys.readouterr().err
-    assert "train.jsonl has changed" in said and "dev.jsonl has changed" in said
+    assert "train.jsonl has changed" in said and said.count("dev.jsonl has changed") == 1
+
+
+def test_a_search_goes_on_only_with_the_answers_that_it_was_scored_by(model, tmp_path, capsys):
+    """Those of dev are not learnt: scores alone tell them apart. A folder that is older than this check goes on."""
+    data, run = write_data(tmp_path / "data", question, train=16, dev=8), tmp_path / "run"
+    small = ("--epochs", "1", "--learning-rates", "5e-3", "--batch-sizes", "16", "--max-length", "16")
+    assert finetune("qa", model, data, run, *small) == cli.DONE
+    rows = [json.loads(line) for line in (data / "dev.jsonl").open()]
+    rows[0]["answers"] = {name: found * 2 for name, found in rows[0]["answers"].items()}
+    (data / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert finetune("qa", model, data, run, *small) == cli.USER_ERROR
+    assert capsys.readouterr().err.endswith(f"search: {data / 'dev.jsonl'} has changed; name another --workdir\n")
+    older = json.loads((run / "config.json").read_text())
+    del older["search"]["scored"]
+    (run / "config.json").write_text(json.dumps(older))
+    assert finetune("qa", model, data, run, *small) == cli.DONE
 
 
 def test_dropout_is_that_of_the_model_or_the_one_asked_for(model, tmp_path, capsys):
