@@ -35,7 +35,7 @@ def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], N
     """Reads, trains what is left of the grid, prints the table. Raises `grid.Stopped` after a signal."""
     task = find_task(arguments.task)
     cells = _cells(arguments, task)
-    columns = Columns(arguments.first, arguments.second, arguments.label)
+    columns = _columns(arguments, task)
     examples = _examples(arguments, task, columns, say)
     model = load(arguments.init)
     layers = _bilstm_layers(arguments, task, model.config.num_layers)
@@ -71,6 +71,19 @@ def _begun_with(pretrained: Checkpoint, dropout: float | None) -> Checkpoint:
     return pretrained._replace(
         config=dataclasses.replace(pretrained.config, dropout=dropout, attention_dropout=dropout)
     )
+
+
+def _columns(arguments: Finetune, task: Task) -> Columns:
+    """Those that are named. Raises ValueError for a name that no reader of the task's files would look for."""
+    found = Columns(arguments.first, arguments.second, arguments.label)
+    if found.second is not None and task.kind == "tagging":
+        raise ValueError(f"--second {found.second} names the column of a second text, and task {task.name} has none")
+    paths = find_files(arguments.data, task).values()
+    if any(found) and all(path.endswith(".json") for path in paths):
+        raise ValueError(
+            f"--first, --second and --label name fields of JSON lines, and {arguments.data} holds SQuAD's JSON alone"
+        )
+    return found
 
 
 def _bilstm_layers(arguments: Finetune, task: Task, num_layers: int) -> tuple[int, ...]:

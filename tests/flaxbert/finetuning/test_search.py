@@ -273,6 +273,18 @@ def test_a_mistake_is_answered_in_one_sentence(model, tmp_path, capsys, flags, w
     assert words in said.splitlines()[-1] and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("task, name, flag, words", [
+    ("ner", "{}.conll", "--second", "--second x names the column of a second text, and task ner has none"),
+    *(("squad", "{}-v1.1.json", flag, "name fields of JSON lines, and ") for flag in
+      ("--first", "--second", "--label")),
+])  # fmt: skip
+def test_a_column_that_no_reader_would_look_for_is_refused(tmp_path, capsys, task, name, flag, words):
+    for split in ("train", "dev"):
+        (tmp_path / name.format(split)).write_text("never read")
+    assert finetune(task, "no model", tmp_path, tmp_path / "run", flag, "x") == cli.USER_ERROR
+    assert words in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def labelled(model, tmp_path_factory):
     """(task, what is read of its training file, the model before its first step)."""
