@@ -73,6 +73,28 @@ def test_objects_are_read_as_a_file_of_them_is(task, write):
     assert read(task, content) == in_file.items
 
 
+MORE = [
+    ("sst2", '{"first": "a fox"}\n', Columns(), "has no column for the text: expected 'sentence'"),
+    ("sst2", '{"sentence": "a fox"}\n', Columns("review"), "has no column for the text: expected 'review'"),
+    ("pair", '{"first": "a", "second": "b"}\n', Columns("2", "3", "1"), "no column for the text: expected '2'"),
+    ("swag", '{"first": "a", "choices": ["b", "c"]}\n', Columns(), "no column for the text: expected 'startphrase'"),
+    ("sst2", '{"sentence": "a fox"}\n\n{"sentence": "a dog"}\n', Columns(), "line 2 is empty"),
+    ("qa", '{"id": 1, "question": "who", "context": "a fox"}\n' * 2, Columns(), "has the id '1' twice"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("task, content, columns, message", MORE)
+def test_what_a_file_may_not_have_is_read_as_it_comes(task, content, columns, message, write, refuses):
+    assert read(task, content, columns=columns)
+    refuses(message, read_examples, write("a.jsonl", content), TASKS[task], None, columns, labelled=False)
+
+
+def test_a_text_that_looks_like_an_object_ends_the_answers(refuses):
+    found = parts(io.BytesIO(b"a fox\n{sic} a hill\na dog\n"), TASKS["sst2"], ("0", "1"), Columns())
+    assert [item.first for item in next(found).items] == ["a fox"]
+    refuses("standard input, line 2 is not JSON", next, found)
+
+
 NAMED = [
     ("classification", {"review": "a fox", "text": "z"}, Columns("review", label="stars")),
     ("classification", {"review": "a fox", "reply": "a dog"}, Columns("review", "reply", "stars")),
