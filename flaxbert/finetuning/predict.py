@@ -1,6 +1,7 @@
 """`flaxbert predict`: what a fine-tuned model says of new text, as JSON lines."""
 
 import contextlib
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -123,5 +124,5 @@ def _opened(output: str) -> Iterator[TextIO]:
         return
     if Path(output).exists():
         raise ValueError(f"--output {output} exists already: name a new file")
-    with whole_output("--output", output) as file:
-        yield file
+    with whole_output("--output", output) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+        yield text

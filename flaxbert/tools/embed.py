@@ -6,10 +6,9 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from flaxbert.finetuning.forms import Examples
 from flaxbert.finetuning.tasks import TASKS
 from flaxbert.model.encoder import Encoder
 from flaxbert.tools.load import load
-from flaxbert.tools.outputs import check_output
+from flaxbert.tools.outputs import check_output, whole_output
 from flaxbert.training.compilation import keep_compilations
 
 ENDINGS = (".npy", ".parquet", ".jsonl")
@@ -179,43 +178,36 @@ Write = Callable[[Examples, Sequence[Feature], Sequence[np.ndarray], Any], None]
 @contextlib.contextmanager
 def _opened(output: str, count: int, size: int) -> Iterator[Write]:
     """A function that writes the next of `count` texts, vectors of `size`; the file gets its name at the end."""
-    path = Path(output)
-    temporary = path.with_name(f".{path.name}.tmp")
     writers = {".npy": _npy, ".parquet": _parquet, ".jsonl": _json_lines}
-    try:
-        with writers[path.suffix.lower()](temporary, count, size) as write:
+    with whole_output("--output", output) as file:
+        with writers[Path(output).suffix.lower()](file, count, size) as write:
             yield write
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _npy(path: Path, count: int, size: int) -> Iterator[Write]:
-    file, written = np.lib.format.open_memmap(path, "w+", np.float32, (count, size)), 0
+def _npy(file: BinaryIO, count: int, size: int) -> Iterator[Write]:
+    kind = np.lib.format.dtype_to_descr(np.dtype(np.float32))
+    header = {"descr": kind, "fortran_order": False, "shape": (count, size)}
+    np.lib.format.write_array_header_1_0(file, header)
 
     def write(examples: Examples, features: Any, vectors: Sequence[np.ndarray], tokenizer: Any) -> None:
-        nonlocal written
-        file[written:written + len(vectors)] = vectors
-        written += len(vectors)
+        file.writelines(vector.data for vector in vectors)
 
     yield write
-    file.flush()
 
 
 @contextlib.contextmanager
-def _json_lines(path: Path, count: int, size: int) -> Iterator[Write]:
-    with open(path, "w", encoding="utf-8") as file:
+def _json_lines(file: BinaryIO, count: int, size: int) -> Iterator[Write]:
+    def write(*part: Any) -> None:
+        for row in _rows(*part):
+            line = json.dumps(row | {"vector": row["vector"].tolist()}, ensure_ascii=False)
+            file.write(f"{line}\n".encode())
 
-        def write(*part: Any) -> None:
-            for row in _rows(*part):
-                file.write(json.dumps(row | {"vector": row["vector"].tolist()}, ensure_ascii=False) + "\n")
-
-        yield write
+    yield write
 
 
 @contextlib.contextmanager
-def _parquet(path: Path, count: int, size: int) -> Iterator[Write]:
+def _parquet(file: BinaryIO, count: int, size: int) -> Iterator[Write]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -228,7 +220,7 @@ def _parquet(path: Path, count: int, size: int) -> Iterator[Write]:
             vectors = [row.pop("vector") for row in rows]
             table = pa.Table.from_pylist(rows).append_column("vector", _lists(vectors))
             if writer is None:
-                writer = stack.enter_context(pq.ParquetWriter(path, table.schema))
+                writer = stack.enter_context(pq.ParquetWriter(file, table.schema))
             writer.write_table(table)
 
         yield write

@@ -3,10 +3,11 @@ all.
 """
 
 import contextlib
+import io
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, BinaryIO
 
 
 def check_output(flag: str, name: str, endings: tuple[str, ...] = ()) -> None:
@@ -40,16 +41,30 @@ def write_output(flag: str, name: str, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def whole_output(flag: str, name: str) -> Iterator[TextIO]:
-    """A file of text that is written bit by bit, and has its name once it is whole. Raises ValueError where it cannot
-    be written.
+def whole_output(flag: str, name: str) -> Iterator[BinaryIO]:
+    """A file that is written bit by bit, and has its name once it is whole. Raises ValueError where it cannot be
+    written.
     """
     check_output(flag, name)
     path = pathlib.Path(name)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with io.BufferedWriter(_Told(temporary, f"{flag} {name} cannot be written")) as file:
             yield file
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _Told(io.FileIO):
+    """Names itself as the user did where a write fails: the error of a full disk names no file."""
+
+    def __init__(self, path: pathlib.Path, what: str) -> None:
+        super().__init__(path, "w")
+        self._what = what
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            raise ValueError(f"{self._what}: {error.strerror}") from None

@@ -1,5 +1,6 @@
 """`flaxbert predict` and its neighbours at the border to the user: pipes, files, and what is told."""
 
+import errno
 import io
 import json
 import logging
@@ -9,6 +10,7 @@ import time
 
 import jax
 import pytest
+from full_disks import files_may_grow_to
 from toy_tasks import choice, classification, question, write_data, write_model
 
 from flaxbert import cli
@@ -91,6 +93,18 @@ def test_an_output_appears_whole_or_not_at_all(classifier, tmp_path, monkeypatch
         assert cli.main(["predict", str(classifier), "--output", str(wrong)]) == cli.USER_ERROR
         assert words in capsys.readouterr().err
     assert output.read_text().count("\n") == 1
+
+
+def test_a_full_disk_is_told_of_with_the_file(classifier, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "said.jsonl"
+    given(monkeypatch, "sunny\n")
+    assert cli.main(["predict", str(classifier)]) == cli.DONE  # and what is needed is compiled
+    given(monkeypatch, "sunny\n")
+    capsys.readouterr()
+    with files_may_grow_to(20):
+        assert cli.main(["predict", str(classifier), "--output", str(output)]) == cli.USER_ERROR
+    refused = f"flaxbert: --output {output} cannot be written: {os.strerror(errno.EFBIG)}\n"
+    assert capsys.readouterr().err == refused and list(tmp_path.iterdir()) == []
 
 
 def test_texts_that_were_cut_are_counted_once(classifier, tmp_path, monkeypatch, capsys):

@@ -1,10 +1,13 @@
 """`flaxbert embed`: the vectors are those of the model, in the order of the texts, whatever the batches."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from full_disks import files_may_grow_to
 
 from flaxbert import cli
 from flaxbert.tools.embed import parse_layers, vectors_of
@@ -133,3 +136,16 @@ def test_what_is_there_is_not_overwritten(small_export, file, tmp_path, capsys):
     command = ["embed", str(small_export), str(file), "--output", str(tmp_path / "v.npy")]
     assert cli.main(command) == cli.USER_ERROR and "exists already" in capsys.readouterr().err
     assert (tmp_path / "v.npy").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("ending, room", [(".npy", 200), (".parquet", 200), (".jsonl", 200), (".npy", 20)])
+def test_a_full_disk_is_told_of_with_the_file_and_leaves_nothing(
+    small_export, file, tmp_path, monkeypatch, capsys, ending, room
+):  # fmt: skip
+    vectors = np.arange(240, dtype=np.float32).reshape(-1, 24)
+    monkeypatch.setattr("flaxbert.tools.embed.vectors_of", lambda config, params, part, *_: vectors[:len(part)])
+    output = tmp_path / f"v{ending}"
+    with files_may_grow_to(room):
+        assert cli.main(["embed", str(small_export), str(file), "--output", str(output)]) == cli.USER_ERROR
+    refused = f"flaxbert: --output {output} cannot be written: {os.strerror(errno.EFBIG)}\n"
+    assert capsys.readouterr().err == refused and list(tmp_path.iterdir()) == []

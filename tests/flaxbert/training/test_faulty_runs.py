@@ -8,7 +8,6 @@ import errno
 import os
 import pathlib
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from full_disks import files_may_grow_to
 from test_loop import assert_same_run, checkpoints, lines
 from test_recovery import empty, everything, flip, half_copy, largest, truncate
 
@@ -112,17 +112,6 @@ def test_a_run_killed_in_the_middle_of_a_save_ends_as_one_left_alone(uninterrupt
     assert train(experiment, str(tmp_path), streams_of()) == Outcome(12, False)
     assert checkpoints(tmp_path) == [6, 9, 12], "what was left unfinished is gone"
     assert_same_run(tmp_path, uninterrupted)
-
-
-@contextlib.contextmanager
-def files_may_grow_to(size):
-    """A limit on the size of files stands for a full disk: the system refuses what goes beyond it."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @contextlib.contextmanager
