@@ -23,6 +23,8 @@ from flaxbert.interop.initialization import completed
 from flaxbert.model.finetuning import initialize_bilstm
 from flaxbert.training.schedule import learning_rate_schedule
 
+_OF_THE_OUTPUT_LAYER = ("problem_type", "classifier_dropout")  # fields of config.json: another one's say nothing here
+
 PREDICTION_ROWS = 64  # in a batch of prediction; the answers do not depend on it
 
 
@@ -83,8 +85,9 @@ def begin(
     """
     width = output_count(task.kind, len(labels))
     names = tuple(labels) if task.kind in ("classification", "tagging") else tuple(map(str, range(width)))
-    kept = {name: part for name, part in pretrained.params.items() if name in ("encoder", "pooler")}
-    whole = pretrained._replace(params={} if fresh else kept, labels=names)
+    params = {name: part for name, part in pretrained.params.items() if name in ("encoder", "pooler")}
+    kept = {name: value for name, value in pretrained.kept.items() if name not in _OF_THE_OUTPUT_LAYER}
+    whole = pretrained._replace(params={} if fresh else params, labels=names, kept=kept)
     if not bilstm_layers:
         return completed(whole, ARCHITECTURE[task.kind], seed)[0]
     found, _ = completed(whole, ENCODER_ALONE, seed)

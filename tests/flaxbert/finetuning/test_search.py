@@ -285,6 +285,12 @@ def test_a_column_that_no_reader_would_look_for_is_refused(tmp_path, capsys, tas
     assert words in capsys.readouterr().err
 
 
+def test_a_new_output_layer_has_nothing_of_the_settings_of_an_older_one(model):
+    kept = {"problem_type": "multi_label_classification", "classifier_dropout": 0.3, "pad_token_id": 1}
+    start = begin(load(model).checkpoint._replace(kept=kept), TASKS["regression"], (), 0, False)
+    assert start.kept == {"pad_token_id": 1}
+
+
 @pytest.fixture(scope="module")
 def labelled(model, tmp_path_factory):
     """(task, what is read of its training file, the model before its first step)."""
