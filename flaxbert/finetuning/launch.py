@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from flaxbert.finetuning.files import find_files
 from flaxbert.finetuning.forms import Examples
 from flaxbert.finetuning.grid import Grid, cells_of, search
 from flaxbert.finetuning.metrics import references
+from flaxbert.finetuning.objective import ARCHITECTURE
 from flaxbert.finetuning.results import show, summarize
 from flaxbert.finetuning.saved import FORMAT_VERSION, task_for
 from flaxbert.finetuning.search_folder import check_settings, write_settings
 from flaxbert.finetuning.tables import Columns
 from flaxbert.finetuning.tasks import Task, find_task
 from flaxbert.finetuning.tuning import Cell, Split, read_split
-from flaxbert.interop.architectures import Checkpoint
+from flaxbert.interop.architectures import ARCHITECTURES, ENCODER_ALONE, Checkpoint, describe
 from flaxbert.tools.embed import parse_layers
 from flaxbert.tools.folders import is_run, model_folder
 from flaxbert.tools.load import load
@@ -39,6 +40,7 @@ def launch(arguments: Finetune, stop: Callable[[], bool], say: Callable[[str], N
     examples = _examples(arguments, task, columns, say)
     model = load(arguments.init)
     layers = _bilstm_layers(arguments, task, model.config.num_layers)
+    _check_parts(arguments, task, layers, model.params, say)
     task = task_for(task, _max_length(arguments, task, model.config.max_length))
     for each in examples.values():
         for sentence in each.remarks:
@@ -92,6 +94,22 @@ def _bilstm_layers(arguments: Finetune, task: Task, num_layers: int) -> tuple[in
     if task.kind != "tagging":
         raise ValueError(f"--bilstm-layers is for tagging, and task {task.name} is none")
     return parse_layers(arguments.bilstm_layers, num_layers, "--bilstm-layers")
+
+
+def _check_parts(
+    arguments: Finetune, task: Task, layers: tuple[int, ...], there: Collection[str], say: Callable[[str], None]
+) -> None:  # fmt: skip
+    """What the model lacks beside the output layer is told of, and refused where it would stay as it begins."""
+    parts = ARCHITECTURES[ENCODER_ALONE if layers else ARCHITECTURE[task.kind]].parts
+    lacking = tuple(part for part in parts if part not in there and part != "head")
+    if not lacking or arguments.fresh:
+        return
+    if arguments.frozen and not layers:
+        raise ValueError(
+            f"init {arguments.init} lacks {describe(lacking)}, and --frozen would leave a random one in its place: "
+            "expected a model with it, or no --frozen"
+        )
+    say(f"init {arguments.init}: it lacks {describe(lacking)}, newly initialised")
 
 
 def _cells(arguments: Finetune, task: Task) -> list[Cell]:

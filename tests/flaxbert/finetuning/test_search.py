@@ -14,6 +14,7 @@ import pytest
 from toy_tasks import KINDS, classification, pair, question, tagging, write_data, write_model
 
 from flaxbert import cli
+from flaxbert.commands import Finetune
 from flaxbert.config import PRESETS, OptimizerConfig
 from flaxbert.finetuning.batching import batches, make_batch
 from flaxbert.finetuning.examples import read_examples
@@ -23,6 +24,8 @@ from flaxbert.finetuning.saved import TASK, settle_model
 from flaxbert.finetuning.step import build_functions
 from flaxbert.finetuning.tasks import TASKS
 from flaxbert.finetuning.tuning import begin, predict, read_split
+from flaxbert.interop import huggingface
+from flaxbert.interop.architectures import narrowed
 from flaxbert.model.finetuning import BiLstm, initialize_bilstm
 from flaxbert.tools.load import load
 
@@ -89,8 +92,6 @@ def test_each_kind_of_task_is_learnt_and_predicted_as_it_was_scored(model, tmp_p
 
 def test_an_interrupted_search_goes_on_and_ends_as_one_left_alone(model, tmp_path):
     """Stopped in the second of three runs: the first is not trained again, and nothing differs but times."""
-    from flaxbert.commands import Finetune
-
     data = write_data(tmp_path / "data", classification, train=48)
     flags = Finetune(
         "classification", str(model), str(data), "", seeds=3, learning_rates="5e-3", batch_sizes="16", epochs="2",
@@ -289,6 +290,19 @@ def test_a_new_output_layer_has_nothing_of_the_settings_of_an_older_one(model):
     kept = {"problem_type": "multi_label_classification", "classifier_dropout": 0.3, "pad_token_id": 1}
     start = begin(load(model).checkpoint._replace(kept=kept), TASKS["regression"], (), 0, False)
     assert start.kept == {"pad_token_id": 1}
+
+
+def test_a_pooler_that_the_model_lacks_is_told_of_and_never_left_at_random(model, tmp_path):
+    data, masked = write_data(tmp_path / "data", classification, train=32), tmp_path / "masked"
+    huggingface.export(narrowed(load(model).checkpoint, "BertForMaskedLM"), model, masked, "card\n")
+    flags = Finetune("classification", str(masked), str(data), str(tmp_path / "run"), max_length=16)
+    told = []
+    with pytest.raises(ValueError, match=f"init {masked} lacks the pooler, and --frozen would leave a random one"):
+        launch(dataclasses.replace(flags, frozen=True), lambda: True, told.append)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(Stopped):
+        launch(flags, lambda: True, told.append)
+    assert f"init {masked}: it lacks the pooler, newly initialised" in told
 
 
 @pytest.fixture(scope="module")
