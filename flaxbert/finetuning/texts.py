@@ -93,10 +93,14 @@ def read_label(value: Any, where: str) -> str:
 
 
 def copied_label(value: Any, where: str) -> str | float:
-    """A label as it stands, a number or a text. Raises ValueError, naming `where`, for anything else."""
-    if isinstance(value, str | int | float):
+    """A label as it stands, a number or a text. Raises ValueError, naming `where`, for anything else, and for numbers
+    that JSON or Parquet has no room for.
+    """
+    if isinstance(value, str) or isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
         return value
-    raise ValueError(f"{where} is {repr(value)[:40]}, expected a number or a text")
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ValueError(f"{where} is {repr(value)[:40]}, expected a finite number of up to 64 bits, or a text")
 
 
 def read_score(value: Any, where: str, task: Task) -> float:

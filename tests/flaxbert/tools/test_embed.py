@@ -10,7 +10,8 @@ import pytest
 from full_disks import files_may_grow_to
 
 from flaxbert import cli
-from flaxbert.tools.embed import parse_layers, vectors_of
+from flaxbert.finetuning.tables import Columns
+from flaxbert.tools.embed import parse_layers, read_texts, vectors_of
 from flaxbert.tools.load import load
 
 TEXTS = [
@@ -23,6 +24,15 @@ def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("texts") / "texts.txt"
     path.write_text("\n".join(TEXTS) + "\n")
     return path
+
+
+@pytest.fixture
+def write_rows(tmp_path):
+    def written(*lines):
+        (tmp_path / "rows.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        return str(tmp_path / "rows.jsonl")
+
+    return written
 
 
 def embed(model, file, output, *flags):
@@ -81,6 +91,19 @@ def test_a_column_to_copy_may_be_anything(small_export, tmp_path):
     ):
         output = embed(small_export, tmp_path / name, tmp_path / f"{name}.parquet", "--label", column)
         assert pq.read_table(output)["label"].to_pylist() == labels
+
+
+@pytest.mark.parametrize("label", ["NaN", "-Infinity", str(1 << 63), "1" + "0" * 400, "null"])
+def test_a_label_that_no_column_of_numbers_holds_is_refused_with_its_line(write_rows, label):
+    rows = write_rows('{"text": "the fox", "s": 3}', f'{{"text": "the dog", "s": {label}}}')
+    with pytest.raises(ValueError, match="rows.jsonl, line 2, column 's' is .*, expected a finite number of up to 64"):
+        read_texts(rows, Columns(label="s"))
+
+
+def test_the_largest_labels_are_copied_to_the_last_digit(write_rows):
+    largest = [(1 << 63) - 1, -(1 << 63)]
+    rows = write_rows(*(f'{{"text": "the fox", "s": {number}}}' for number in largest))
+    assert [item.label for item in read_texts(rows, Columns(label="s")).items] == largest
 
 
 @pytest.mark.parametrize("numbers", [1, 1 << 23])
