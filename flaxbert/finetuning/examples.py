@@ -71,7 +71,10 @@ def sample(examples: Examples, count: int) -> Examples:
     one. The first rows of a file that is sorted by label would be of one class.
     """
     drawn = np.random.default_rng(0).permutation(len(examples.items))[:count]
-    return dataclasses.replace(examples, items=[examples.items[index] for index in sorted(drawn)])
+    items = [examples.items[index] for index in sorted(drawn)]
+    ids = {item.id for item in items}
+    misplaced = tuple(each for each in examples.misplaced if each in ids)
+    return dataclasses.replace(examples, items=items, misplaced=misplaced)
 
 
 def _with_labels(found: Examples, task: Task, labels: Sequence[str] | None, labelled: bool) -> Examples:

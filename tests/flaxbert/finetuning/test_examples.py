@@ -237,6 +237,14 @@ def test_few_misplaced_answers_are_counted_listed_and_not_learnt(write, rust):
     assert [feature.example for feature in features if feature.label is None] == [0, 1]
 
 
+def test_of_misplaced_answers_a_sample_tells_of_its_own(write):
+    whole = read_examples(write("a.json", questions(60, wrong=3)), TASKS["squad"])
+    assert sample(whole, 60) == whole
+    for count in (1, 20, 40):
+        found = sample(whole, count)
+        assert found.misplaced == tuple(item.id for item in found.items if item.answers[0].start < 0)
+
+
 def test_white_space_of_another_width_does_not_misplace_an_answer(write):
     context = "A quick\u00a0brown  fox."
     content = {"data": [{"paragraphs": [{"context": context, "qas": [
