@@ -67,13 +67,16 @@ def _squad_answers(raw: dict[str, Any], context: str, where: str) -> tuple[Answe
 
 
 def place_answer(text: Any, start: Any, context: str, where: str) -> Answer:
-    """An answer, its start -1 unless it stands there in the context; white space of another kind or width counts as the
-    same, as in run_squad.py.
+    """An answer as the context has it, or as it is given, its start -1, where it does not stand there; white space of
+    another kind or width counts as the same, as in run_squad.py.
     """
     if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
         raise ValueError(f"{where}: an answer is {text!r} at {start!r}, expected text and the number of a character")
-    there = start >= 0 and context[start:start + len(text)].split() == text.split() != []
-    return Answer(text, start if there else -1)
+    words, end = text.split(), start
+    for word in words:
+        end = context.find(word, end) + len(word)
+    there = start >= 0 and context[start:end].split() == words != []
+    return Answer(context[start:end], start) if there else Answer(text, -1)
 
 
 def _from_lines(path: str, text: str, task: Task, columns: Columns, labelled: bool) -> Iterator[Question]:

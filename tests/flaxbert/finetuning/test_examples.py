@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flaxbert.finetuning.examples import Columns, read_examples, read_labels, sample, write_labels
+from flaxbert.finetuning.examples import Answer, Columns, read_examples, read_labels, sample, write_labels
 from flaxbert.finetuning.tasks import TASKS
 
 CONTEXT = "The quick brown fox jumps over the lazy dog."
@@ -245,11 +245,24 @@ def test_of_misplaced_answers_a_sample_tells_of_its_own(write):
         assert found.misplaced == tuple(item.id for item in found.items if item.answers[0].start < 0)
 
 
-def test_white_space_of_another_width_does_not_misplace_an_answer(write):
-    context = "A quick\u00a0brown  fox."
-    content = {"data": [{"paragraphs": [{"context": context, "qas": [
-        {"id": "x", "question": "Who?", "answers": [{"text": "quick brown  fox", "answer_start": 2}]}]}]}]}  # fmt: skip
-    assert read_examples(write("a.json", json.dumps(content)), TASKS["squad"]).misplaced == ()
+@pytest.mark.parametrize("text", ["quick brown  fox", "quick brown fox", "quick\tbrown   fox", " quick brown\nfox "])
+def test_white_space_of_another_kind_or_width_does_not_misplace_an_answer(write, text):
+    """And all of the answer is learnt, as it stands in the context."""
+    (question,) = read_examples(write("a.json", asked("A quick\u00a0brown  fox.", text, 2)), TASKS["squad"]).items
+    assert question.answers == (Answer("quick\u00a0brown  fox", 2),)
+
+
+@pytest.mark.parametrize("text", ["quickbrown fox", "quick brown foxes", "quick fox", "brown fox", "fox quick", " "])
+def test_an_answer_of_other_words_than_those_at_its_offset_is_misplaced(write, refuses, text):
+    path = write("a.json", asked("A quick\u00a0brown  fox.", text, 2))
+    refuses("in 1 of 1 questions an answer is not at its offset", read_examples, path, TASKS["squad"])
+
+
+def asked(context, text, start):
+    """SQuAD's JSON of one question."""
+    answers = [{"text": text, "answer_start": start}]
+    qas = [{"id": "x", "question": "Who?", "answers": answers}]
+    return json.dumps({"data": [{"paragraphs": [{"context": context, "qas": qas}]}]})
 
 
 def test_lines_end_at_line_feeds_alone(write):
