@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,14 +46,29 @@ class History(NamedTuple):
 
 
 def read_history(folder: Path, run: RunConfig) -> History:
-    """The history of a run, be it at its end, under way, or without a line yet."""
-    records = [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
+    """The history of a run, be it at its end, under way, or without a line yet. Raises ValueError for a number that
+    none writes.
+    """
+    path = folder / "metrics.jsonl"
+    records = [json.loads(line) for line in whole_lines(path)]
+    _check_numbers(path, records)
     found = parts(run.experiment)
     train, held_out = (
         by_part([record for record in records if record.get("split") == split], found)
         for split in ("train", "validation")
     )
     return History(found, train, held_out, launches(folder / "tensorboard"), _is_training(str(folder)))
+
+
+def _check_numbers(path: Path, records: Iterable[Record]) -> None:
+    """A share lies in [0, 1], and what is not finite is written as null."""
+    for record in records:
+        for name, found in record.items():
+            is_share = name == "nsp_random"
+            low, high = (0.0, 1.0) if is_share else (-sys.float_info.max, sys.float_info.max)
+            if isinstance(found, (int, float)) and not low <= found <= high:
+                expected = "a share, from 0 to 1" if is_share else "a finite number"
+                raise ValueError(f"{path}: {name} is {repr(found)[:40]}, expected {expected}")
 
 
 def by_part(records: Iterable[Record], found: Sequence[Part]) -> list[list[Record]]:

@@ -16,10 +16,11 @@ from flaxbert.tools.load import load_run
 from flaxbert.tools.report import write_report
 from flaxbert.tools.report_charts import Chart, Curve, charts
 from flaxbert.tools.report_masks import QUESTIONS
-from flaxbert.tools.report_metrics import History, by_part
+from flaxbert.tools.report_metrics import History, by_part, read_history
 from flaxbert.tools.report_picture import draw, thinned
 from flaxbert.training.lock import only_launch
 from flaxbert.training.manifest import write_manifest
+from flaxbert.training.run import read_run
 from flaxbert.training.tensorboard import launches, open_board
 
 SEARCH = {
@@ -140,6 +141,18 @@ def test_a_loss_that_is_no_number_is_a_gap_and_is_told(run, tmp_path):
     page = page_of(run, tmp_path)
     assert "2 lines have a loss that is not finite" in page and "not finite</b>" in page
     assert "Skipped updates" in charts_on(page)
+
+
+@pytest.mark.parametrize("name, number, words", [
+    ("nsp_random", "1.2", "nsp_random is 1.2, expected a share, from 0 to 1$"),
+    ("nsp_random", "-0.1", "nsp_random is -0.1"), ("step", "Infinity", "step is inf, expected a finite number$"),
+    ("loss", "1" + "0" * 400, "loss is 10{39}, expected"), ("seconds", "NaN", "seconds is nan, expected"),
+])  # fmt: skip
+def test_a_number_that_no_run_writes_is_told_of_with_its_file_and_name(run, name, number, words):
+    good, bad = json.dumps(held_out_line(20)), json.dumps(held_out_line(20) | {name: "here"})
+    (run / "metrics.jsonl").write_text(f"{good}\n" + bad.replace('"here"', number) + "\n")
+    with pytest.raises(ValueError, match=f"^{run}/metrics.jsonl: {words}"):
+        read_history(run, read_run(str(run)))
 
 
 def test_a_run_without_pairs_has_no_chart_of_them(run, tmp_path):
