@@ -69,8 +69,11 @@ def make_experiment(
     model = dataclasses.replace(
         PRESETS[preset], vocab_size=vocab_size or found, max_length=max(int(length), PRESETS[preset].max_length)
     )
-    rates = {"dropout": dropout, "attention_dropout": dropout if attention_dropout is None else attention_dropout}
-    model = dataclasses.replace(model, **{kind: rate for kind, rate in rates.items() if rate is not None})
+    of_attention = dropout if attention_dropout is None else attention_dropout
+    if dropout is not None:
+        model = dataclasses.replace(model, dropout=dropout)
+    if of_attention is not None:
+        model = dataclasses.replace(model, attention_dropout=of_attention)
     return Experiment(
         model=model,
         data=DataConfig(

@@ -315,7 +315,7 @@ def test_rematerialization_keeps_less_in_memory(dtype, small_config, random_batc
         return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 
     none, products, layers = (temporaries(each) for each in ("none", "products", "layers"))
-    assert layers < 0.8 * products < 0.5 * none
+    assert layers < 0.8 * products and products < 0.75 * none
 
 
 @pytest.fixture
