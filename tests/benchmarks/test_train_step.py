@@ -180,7 +180,8 @@ def test_a_case_that_fails_is_named_and_the_others_go_on(batches, tmp_path, monk
             "--peers", "", "--rounds", "1", "--steps", "1", "--markdown", str(page),
         ])  # fmt: skip
     assert "a batch of 10000 is more than" in capsys.readouterr().out
-    assert "failed: ValueError: case tiny-16x2" in page.read_text() and "| tiny-16, 4 rows, float32, xla," in page.read_text()
+    told = page.read_text()
+    assert "failed: ValueError: case tiny-16x2" in told and "| tiny-16, 4 rows, float32, xla," in told
 
 
 def test_rounds_end_with_the_minutes(batches, monkeypatch):
