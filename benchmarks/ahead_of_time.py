@@ -44,31 +44,26 @@ def compile_all(
     ALLOW_MULTIPLE_LIBTPU_LOAD is 1.
     """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from flaxbert.tools.topologies import compiler_version  # which imports JAX
+
     for name in only:
         if name in _kept(output) and not again:
             print(f"{name}: {output} holds it already; --again compiles it once more", flush=True)
             continue
         begin = time.perf_counter()
-        found = cases[name]()
-        seconds = round(time.perf_counter() - begin, 1)
+        found = cases[name]() | {"versions": compiler_version(), "seconds": round(time.perf_counter() - begin, 1)}
         with FileLock(f"{output}.lock"):
-            known = _kept(output) | {name: {**found, **_versions(), "seconds": seconds}}
+            known = _kept(output) | {name: found}
             order = [*cases, *(other for other in known if other not in cases)]
             whole = {"machine": _machine(), "cases": {each: known[each] for each in order if each in known}}
             write_atomically(output, json.dumps(whole, indent=1) + "\n")
             write_page(output, page)
-        print(page.line(name, found), f"{seconds} s", flush=True)
+        print(page.line(name, found), f"{found['seconds']} s", flush=True)
 
 
 def _kept(output: Path) -> dict[str, Record]:
     cases: dict[str, Record] = json.loads(output.read_text())["cases"] if output.exists() else {}
     return cases
-
-
-def _versions() -> Record:
-    from flaxbert.tools.topologies import compiler_version
-
-    return {"versions": compiler_version()}
 
 
 def _machine() -> dict[str, str]:

@@ -6,8 +6,8 @@ flaxbert pretrain bert_mini_hour --corpus CORPUS --workdir RUN
 A model first learns frequencies, then which words share a text, and then, at a bend of the curve, to look at the
 neighbours of a masked word. At length 64 that bend had not come after six million tokens: each neighbour is one of many
 words that attention, uniform at first, cannot tell apart. At length 16 it comes after some 400 steps, less than a
-million tokens, and what was learnt there survives each doubling of the length, within some 300 steps while the rate is
-high: a doubling at a third of the rate took 1,900. So the length is whole after a ninth of the run. The rate is what
+million tokens, and what was learnt there survives each doubling of the length, within 300 to 500 steps while the rate
+is high: a doubling at a third of the rate took 1,900. So the length is whole after a ninth of the run. The rate is what
 256 dimensions bear: at 2e-3 queries and keys drift, and attention falls onto single tokens before it has learnt places.
 The other devices are those of `quickstart`. What the run reached stands in benchmarks/results.
 

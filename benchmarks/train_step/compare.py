@@ -128,8 +128,11 @@ def _take_turns(
 
 
 def _product_of_torch(peers: list[turns.Contender]) -> float | None:
-    """FLOP/s of a large product by the first peer's library; None where no peer is there."""
-    return statistics.median(turns.ask(peers[0], "product") for _ in range(3)) if peers else None
+    """FLOP/s of a large product by the first peer's library; None where no peer is there, or it has no memory left."""
+    try:
+        return statistics.median(turns.ask(peers[0], "product") for _ in range(3)) if peers else None
+    except turns.Failure:
+        return None
 
 
 def describe(case: Case) -> Record:
