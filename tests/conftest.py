@@ -6,6 +6,7 @@ import pathlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,22 @@ def few_mappings() -> Iterator[None]:
     if "jax" in sys.modules and found.exists() and found.read_bytes().count(b"\n") > MOST_MAPPINGS:
         sys.modules["jax"].clear_caches()
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def the_mesh_as_it_was() -> Iterator[None]:
+    """Fails the test that leaves a mesh set: every later test of its process would compute on that mesh."""
+    before = mesh_of_this_thread()
+    yield
+    assert mesh_of_this_thread() == before, "the test left a mesh set: write `with jax.set_mesh(mesh)`"
+
+
+def mesh_of_this_thread() -> Any:
+    """None where none is set."""
+    if "jax" not in sys.modules:
+        return None
+    mesh = sys.modules["jax"].sharding.get_abstract_mesh()
+    return None if mesh.empty else mesh
 
 
 @pytest.fixture(scope="session")

@@ -30,22 +30,23 @@ class Ours:
         check_device(case)
         keep_freed_memory()
         self.case, self.batches, self.steps = case, batches_of(case), 0
-        mesh = make_mesh(case.experiment.mesh)
-        jax.set_mesh(mesh)
+        self.mesh = make_mesh(case.experiment.mesh)
         self.said: list[str] = []
-        experiment = chosen(case.experiment, mesh, self.said.append, os.path.dirname(weights))
-        self.attention = "xla" if experiment.train.attention == "auto" else experiment.train.attention
-        self.functions = build_functions(experiment, mesh)
-        self.state = self.functions.init()
-        write_tensors(Path(weights), to_tensors(jax.device_get(self.state.params), case.experiment.model))
-        self.train = self.functions.train.lower(self.state, self.functions.put(self.batches[0])).compile()
+        with jax.set_mesh(self.mesh):
+            experiment = chosen(case.experiment, self.mesh, self.said.append, os.path.dirname(weights))
+            self.attention = "xla" if experiment.train.attention == "auto" else experiment.train.attention
+            self.functions = build_functions(experiment, self.mesh)
+            self.state = self.functions.init()
+            write_tensors(Path(weights), to_tensors(jax.device_get(self.state.params), case.experiment.model))
+            self.train = self.functions.train.lower(self.state, self.functions.put(self.batches[0])).compile()
         self.factors = [jnp.asarray(x, case.experiment.train.compute_dtype) for x in product_factors(case)]
         multiply = functools.partial(jnp.matmul, preferred_element_type=results_dtype(self.factors[0].dtype))
         self.multiply = jax.jit(multiply).lower(*self.factors).compile()
 
     def loss(self) -> float:
         """Of the first batch, without dropout."""
-        sums = self.functions.evaluate(self.state.params, zero_sums(), self.functions.put(self.batches[0]))
+        with jax.set_mesh(self.mesh):
+            sums = self.functions.evaluate(self.state.params, zero_sums(), self.functions.put(self.batches[0]))
         return summarize(jax.device_get(sums))["loss"]
 
     def attention_used(self) -> tuple[str, list[str]]:
@@ -54,10 +55,11 @@ class Ours:
 
     def block(self, lead_in: int, steps: int) -> float:
         """Seconds of one step: `steps` of them are timed, after `lead_in` that are not."""
-        self._run(lead_in)
-        begin = time.perf_counter()
-        self._run(steps)
-        return (time.perf_counter() - begin) / steps
+        with jax.set_mesh(self.mesh):
+            self._run(lead_in)
+            begin = time.perf_counter()
+            self._run(steps)
+            return (time.perf_counter() - begin) / steps
 
     def product(self) -> float:
         """FLOP/s of a large matrix product in the step's number format."""
