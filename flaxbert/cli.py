@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 
+from data_pipeline.memory import keep_freed_memory
 from flaxbert import flags, joins
 from flaxbert.commands import (
     Attention, Doctor, Embed, Evaluate, Export, FillMask, Finetune, Import, Plan, Predict, Prepare, Pretrain,
@@ -214,6 +215,9 @@ COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
 # They say on standard output what they have found or done, and nothing is left to do once its reader has gone.
 SPEAKERS = ("plan", "doctor", "export", "import", "evaluate", "predict", "fill-mask", "attention", "report")
 
+# They take one step after the other, each in the same memory.
+STEPPERS = ("pretrain", "evaluate", "finetune", "predict", "embed", "quickstart")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status. A user's error is one sentence, unless `--traceback` is given."""
@@ -234,6 +238,8 @@ def _main(argv: list[str] | None) -> int:
             return DONE
         if argv[0] not in COMMANDS:
             raise ValueError(f"{argv[0]!r} is no command; flaxbert has {', '.join(COMMANDS)}")
+        if argv[0] in STEPPERS:
+            keep_freed_memory()
         kind, run = COMMANDS[argv[0]]
         return run(_parse(kind, argv[0], argv[1:]))
     except (ValueError, OSError) as error:

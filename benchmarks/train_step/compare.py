@@ -14,6 +14,7 @@ from benchmarks.train_step.case import Case, batches_of, without_dropout
 from flaxbert.training.metrics import flops_per_row, peak_flops
 
 OURS, OUR_CLASS = "flaxbert", "benchmarks.train_step.ours:Ours"
+PEER_CLASS = "benchmarks.train_step.peers:Peer"
 UNDROPPED = "undropped"  # our own step without dropout
 LEAD_IN = 2  # steps of a turn that are not timed: caches, clocks and freed memory come back in them
 
@@ -37,23 +38,10 @@ def compare(
     Raises ValueError where the first losses differ, and Failure where ours fails.
     """
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        weights = os.path.join(folder, "model.safetensors")
         failed: dict[str, str] = {}
-        contenders = {OURS: _start(stack, case, OUR_CLASS, (case, weights))}
-        first = {OURS: turns.ask(contenders[OURS], "loss")}
-        attention, said = turns.ask(contenders[OURS], "attention_used")
-        peer = "benchmarks.train_step.peers:Peer"
-        for name in [*checkouts, *forms]:
-            with _noted(failed, name):
-                if name in (*checkouts, UNDROPPED):
-                    own = without_dropout(case) if name == UNDROPPED else case
-                    unused = os.path.join(folder, f"{name}.safetensors")
-                    contenders[name] = _start(stack, case, OUR_CLASS, (own, unused), checkouts.get(name))
-                else:
-                    contenders[name] = _start(stack, case, peer, (case, weights, name))
-                first[name] = turns.ask(contenders[name], "loss")
+        contenders, first = _start_all(stack, case, forms, checkouts, failed)
         check_losses(case, first)
+        attention, said = turns.ask(contenders[OURS], "attention_used")
         seconds, product = _take_turns(contenders, failed, rounds, steps, deadline)
         found: dict[str, Record] = {}
         for name in seconds:
@@ -72,6 +60,26 @@ def compare(
         "measured_peak_flops": statistics.median(product), "torch_measured_peak_flops": torch_product,
         "contenders": found | failures,
     }  # fmt: skip
+
+
+def _start_all(
+    stack: contextlib.ExitStack, case: Case, forms: list[str], checkouts: dict[str, str], failed: dict[str, str]
+) -> tuple[dict[str, turns.Contender], dict[str, float]]:
+    """(contenders, the first loss of each): ours, which writes the parameters that torch's forms begin with, first."""
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    weights = os.path.join(folder, "model.safetensors")
+    contenders: dict[str, turns.Contender] = {}
+    first: dict[str, float] = {}
+    for name in [OURS, *checkouts, *forms]:
+        with _noted(failed, name):
+            if name in (OURS, UNDROPPED, *checkouts):
+                own = without_dropout(case) if name == UNDROPPED else case
+                written = weights if name == OURS else os.path.join(folder, f"{name}.safetensors")
+                contenders[name] = _start(stack, case, OUR_CLASS, (own, written), checkouts.get(name))
+            else:
+                contenders[name] = _start(stack, case, PEER_CLASS, (case, weights, name))
+            first[name] = turns.ask(contenders[name], "loss")
+    return contenders, first
 
 
 def _start(

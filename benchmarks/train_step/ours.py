@@ -27,8 +27,8 @@ class Ours:
 
     def __init__(self, case: Case, weights: str):
         """Writes the initial parameters to the file `weights`, under transformers' names."""
-        check_device(case)
         keep_freed_memory()
+        check_device(case)
         self.case, self.batches, self.steps = case, batches_of(case), 0
         self.mesh = make_mesh(case.experiment.mesh)
         self.said: list[str] = []

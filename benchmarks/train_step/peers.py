@@ -34,10 +34,10 @@ class Peer:
 
     def __init__(self, case: Case, weights: str, form: str):
         """Begins with the parameters in the file `weights`."""
+        keep_freed_memory()
         self.device = {"cpu": "cpu", "gpu": "cuda"}[case.device]
         if self.device == "cpu":
             torch.set_num_threads(case.cores)
-        keep_freed_memory()
         self.case, self.form, self.steps = case, form, 0
         self.loss_of = stock_loss if form == "stock" else gathered_loss
         self.model = load_model(case.experiment.model, weights, padded=form != "stock").to(self.device)

@@ -141,6 +141,25 @@ def test_a_run_directory_holds_what_the_design_says(uninterrupted):
     assert lines(uninterrupted)[-1]["loss"] < lines(uninterrupted)[0]["loss"]
 
 
+def test_a_command_that_steps_keeps_memory_before_there_are_threads():
+    """A thread that has a heap of its own keeps it, and would map and clear the temporaries of every step anew."""
+    code = """
+import os
+from flaxbert import cli
+cli.keep_freed_memory = lambda: print("kept", len(os.listdir("/proc/self/task")))
+for command in cli.STEPPERS:
+    try:
+        cli.main([command, "--help"])
+    except SystemExit:
+        pass
+"""
+    if not pathlib.Path("/proc/self/task").exists():
+        pytest.skip("no /proc tells how many threads there are")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("kept ")] == ["kept 1"] * len(cli.STEPPERS)
+
+
 def test_help_is_there_within_a_second():
     """Best of three: the machine may be busy with something else."""
     times = []
