@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from data_pipeline.memory import keep_memory_of_steps
 from experiments.bert_mini import EXPERIMENT
 from flaxbert.config import Experiment, with_vocabulary
 from flaxbert.sharding import make_mesh
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20, metavar="STEPS")
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
+    keep_memory_of_steps()
     experiment = make_experiment()
     mesh = make_mesh(experiment.mesh)
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_pipeline.memory import keep_freed_memory
+from data_pipeline.memory import keep_memory_of_steps
 from data_pipeline.store import open_corpus
 from flaxbert import joins
 from flaxbert.config import Experiment, with_vocabulary
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    keep_freed_memory()
+    keep_memory_of_steps()
     corpus = open_corpus(arguments.corpus)
     experiment = with_vocabulary(load_experiment(arguments.experiment), corpus.vocab_size)
     settings = dataclasses.replace(

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipeline import assembly, masking, randomness, tokenizer, word_starts
 from data_pipeline.config import DataConfig
-from data_pipeline.memory import keep_freed_memory
+from data_pipeline.memory import keep_memory_of_batches
 from data_pipeline.store import TOKENIZER_FOLDER, Corpus
 from data_pipeline.tensorflow_import import import_tensorflow
 from data_pipeline.windows import Position, Run, global_batches, rows_of_host
@@ -51,7 +51,7 @@ def batches(
         raise ValueError(f"batch size {batch_size} cannot be divided among {host_count} hosts")
     if not 0 <= host_index < host_count:
         raise ValueError(f"host index {host_index} is not in [0, {host_count})")
-    keep_freed_memory()
+    keep_memory_of_batches()
     share = batch_size // host_count
     rows = functools.partial(global_batches, corpus, config, batch_size, seed, Position(*position), split, epochs)
     stream = _delivered(rows, host_index * share, share, vocabulary_of(corpus, config), config)

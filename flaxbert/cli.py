@@ -9,8 +9,9 @@ from typing import Any
 
 import tyro
 
-from data_pipeline.memory import keep_freed_memory
+from data_pipeline.memory import keep_memory_of_steps
 from flaxbert import flags, joins
+from flaxbert.accelerators import accelerator
 from flaxbert.commands import (
     Attention, Doctor, Embed, Evaluate, Export, FillMask, Finetune, Import, Plan, Predict, Prepare, Pretrain,
     Quickstart, Report,
@@ -238,8 +239,8 @@ def _main(argv: list[str] | None) -> int:
             return DONE
         if argv[0] not in COMMANDS:
             raise ValueError(f"{argv[0]!r} is no command; flaxbert has {', '.join(COMMANDS)}")
-        if argv[0] in STEPPERS:
-            keep_freed_memory()
+        if argv[0] in STEPPERS and accelerator() is None:
+            keep_memory_of_steps()  # before there are threads
         kind, run = COMMANDS[argv[0]]
         return run(_parse(kind, argv[0], argv[1:]))
     except (ValueError, OSError) as error:

@@ -16,8 +16,8 @@ PACKAGES = ("flaxbert", "data_pipeline")
 
 # flaxbert's floors from the bottom up. A module imports its own floor and those below it.
 FLOORS = (
-    ("config", "phases", "commands", "flags", "console", "terminal"), ("sharding",), ("interop", "model"),
-    ("training",), ("finetuning", "tools"), ("joins",), ("launches",), ("cli",), ("__main__",),
+    ("accelerators", "config", "phases", "commands", "flags", "console", "terminal"), ("sharding",),
+    ("interop", "model"), ("training",), ("finetuning", "tools"), ("joins",), ("launches",), ("cli",), ("__main__",),
 )  # fmt: skip
 NOT_FOR_DATA = ("jax", "jaxlib", "flax", "optax", "orbax", "flaxbert")
 JOINS = ("flaxbert.cli", "flaxbert.joins", "flaxbert.launches")

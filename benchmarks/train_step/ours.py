@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.train_step.case import PRODUCT_SIZE, PRODUCTS, Case, batches_of, product_factors
-from data_pipeline.memory import keep_freed_memory
+from data_pipeline.memory import keep_memory_of_steps
 from flaxbert.interop.huggingface_tensors import to_tensors
 from flaxbert.interop.safetensors_files import write_tensors
 from flaxbert.model.products import results_dtype
@@ -27,7 +27,8 @@ class Ours:
 
     def __init__(self, case: Case, weights: str):
         """Writes the initial parameters to the file `weights`, under transformers' names."""
-        keep_freed_memory()
+        if case.device == "cpu":
+            keep_memory_of_steps()
         check_device(case)
         self.case, self.batches, self.steps = case, batches_of(case), 0
         self.mesh = make_mesh(case.experiment.mesh)

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from benchmarks.train_step.batch_file import Batch
 from benchmarks.train_step.case import PRODUCT_SIZE, PRODUCTS, Case, batches_of, product_factors
-from data_pipeline.memory import keep_freed_memory
+from data_pipeline.memory import keep_memory_of_steps
 from flaxbert.config import ModelConfig
 from flaxbert.interop.architectures import Checkpoint
 from flaxbert.interop.huggingface_config import to_config
@@ -34,9 +34,9 @@ class Peer:
 
     def __init__(self, case: Case, weights: str, form: str):
         """Begins with the parameters in the file `weights`."""
-        keep_freed_memory()
         self.device = {"cpu": "cpu", "gpu": "cuda"}[case.device]
         if self.device == "cpu":
+            keep_memory_of_steps()
             torch.set_num_threads(case.cores)
         self.case, self.form, self.steps = case, form, 0
         self.loss_of = stock_loss if form == "stock" else gathered_loss

@@ -1,6 +1,7 @@
-"""Memory that is freed stays with the process, whichever thread takes it, and lies in huge pages."""
+"""Memory that is freed stays with the process; that of steps whichever thread takes it, and in huge pages."""
 
 import json
+import os
 import pathlib
 import resource
 import subprocess
@@ -8,30 +9,37 @@ import sys
 
 import pytest
 
-PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+from data_pipeline import memory
+
+HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TOUCHED = (224 << 20) // resource.getpagesize()
 
-PROGRAM = """
+BEGIN = """
 import ctypes, json, mmap, os, resource, sys, threading
-from data_pipeline.memory import keep_freed_memory
-if "limited" in sys.argv:
+from data_pipeline import memory
+libc = ctypes.CDLL(None)
+"""
+FAULTS = BEGIN + """
+libc.prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a fault for each page, whatever the system has by default
+if sys.argv[1] == "limited":
     most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 + (1 << 30)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
-if "kept" in sys.argv and not keep_freed_memory():
+if sys.argv[1] in ("batches", "both") and not memory.keep_memory_of_batches():
     sys.exit(77)
-malloc, free, touch = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free, ctypes.CDLL(None).memset
-malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-free.argtypes, touch.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+if sys.argv[1] in ("steps", "both", "limited") and not memory.keep_memory_of_steps():
+    sys.exit(77)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+found = []
 def faults_of_once():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    sizes = [16 << 20] * 4 + [160 << 20]
-    blocks = [malloc(size) for size in sizes]
+    sizes = [16 << 20] * 4 + [160 << 20] * (sys.argv[1] != "batches")
+    blocks = [libc.malloc(size) for size in sizes]
     for block, size in zip(blocks, sizes):
-        touch(block, 1, size)
+        libc.memset(block, 1, size)
     for block in blocks:
-        free(block)
+        libc.free(block)
     found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-found = []
 for _ in range(3):
     faults_of_once()
 for _ in range(3):
@@ -41,25 +49,54 @@ for _ in range(3):
 elsewhere = mmap.mmap(-1, 900 << 20)  # a limit on address space leaves room for what is no heap
 print(json.dumps(found))
 """
+FLAGS = BEGIN + """
+if not memory.keep_memory_of_steps():
+    sys.exit(77)
+parts = open("/proc/self/smaps").read().split("VmFlags:")
+flags = [after.split("\\n")[0] for before, after in zip(parts, parts[1:]) if "[heap]" in before]
+print(json.dumps(flags))
+"""
 
 
-def page_faults(*modes):
-    """Of six rounds that each fill 224 MB, the last three in threads of their own."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *modes], capture_output=True, text=True, timeout=120)
-    if done.returncode == 77:
-        pytest.skip("this C library has no mallopt")
+def answer(program, *arguments, **environment):
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=120,
+        env=bare | environment,
+    )  # fmt: skip
+    if done.returncode == 77 and not environment:
+        pytest.skip("another C library than glibc, or another allocator")
+    return done
+
+
+def page_faults(mode):
+    """Of six rounds that fill 224 MB each ("batches": 64), the last three in threads of their own."""
+    done = answer(FAULTS, mode)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("modes", [["kept"], ["kept", "limited"]])
-def test_memory_freed_by_one_step_is_that_of_the_next(modes):
+def test_memory_freed_by_one_batch_is_that_of_the_next():
     """Otherwise each round clears it anew, page by page."""
-    assert max(page_faults(*modes)[1:]) < TOUCHED / 100
+    assert max(page_faults("batches")[1:3]) < TOUCHED / 100
     assert min(page_faults("given back")) > TOUCHED / 2
 
 
-def test_what_is_kept_lies_in_huge_pages():
-    if not PAGES.exists() or "[never]" in PAGES.read_text():
+@pytest.mark.parametrize("mode", ["steps", "both", "limited"])
+def test_memory_freed_by_one_step_is_that_of_the_next_in_any_thread(mode):
+    assert max(page_faults(mode)[1:]) < TOUCHED / 100
+
+
+def test_the_heap_asks_for_huge_pages():
+    if not HUGE_PAGES.exists() or not memory.HUGE_PAGE_FILE.exists():
         pytest.skip("this system has no huge pages")
-    assert page_faults("kept")[0] < TOUCHED / 8
+    if not memory._has_space_to_spare() or int(memory.HUGE_PAGE_FILE.read_text()) > memory.MOST_OF_A_HUGE_PAGE:
+        pytest.skip("no huge pages are asked for here")
+    done = answer(FLAGS)
+    assert done.returncode == 0, done.stderr
+    assert any("hg" in flags.split() for flags in json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("setting", [{"MALLOC_ARENA_MAX": "2"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}])
+def test_what_the_environment_says_of_the_heap_stands(setting):
+    assert answer(FAULTS, "steps", **setting).returncode == 77

@@ -146,7 +146,7 @@ def test_a_command_that_steps_keeps_memory_before_there_are_threads():
     code = """
 import os
 from flaxbert import cli
-cli.keep_freed_memory = lambda: print("kept", len(os.listdir("/proc/self/task")))
+cli.keep_memory_of_steps = lambda: print("kept", len(os.listdir("/proc/self/task")))
 for command in cli.STEPPERS:
     try:
         cli.main([command, "--help"])
