@@ -10,12 +10,17 @@ from typing import Any
 
 import pytest
 
+from data_pipeline import memory
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # transformers 4 takes TensorFlow up where it finds it, and then refuses its Keras.
 os.environ.setdefault("USE_TF", "0")
+
+# A process of tests takes other memory in each of them: to keep it all would help none. Those that tests start keep it.
+memory._OF_STEPS, memory._ask_for_huge_pages = memory._OF_BATCHES, lambda: None
 
 # Linux grants a process 65,530 mappings of memory. Each program that XLA keeps for a CPU takes some hundreds, and one
 # too many ends the process with a segmentation fault.
