@@ -4,6 +4,7 @@ import ctypes
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 # <malloc.h> of glibc, and values for them that stay below what it accepts.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -3, -4, -8
@@ -67,8 +68,8 @@ def _libc() -> ctypes.CDLL | None:
     return libc if same else None
 
 
-def _address(function: object) -> int | None:
-    return ctypes.cast(function, ctypes.c_void_p).value  # type: ignore[arg-type]
+def _address(function: Any) -> int | None:
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 
 def _has_space_to_spare() -> bool:
