@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxbert.model.dropout import Places, dropout, row_seeds
+from flaxbert.model.dropout import Places, dropout
 from flaxbert.model.fused import fused_attention, fused_refusal
 from flaxbert.model.library_attention import cudnn_attention, cudnn_refusal, splash_attention, splash_refusal
 from flaxbert.model.products import einsum, einsum_in_type
@@ -47,8 +47,7 @@ def attention(
     value: jax.Array,
     sequence_ids: jax.Array,
     dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
-    rows: jax.Array | None = None,
+    seeds: jax.Array | None = None,
     backend: str = "xla",
     packed: bool = True,
     positions: jax.Array | None = None,
@@ -57,22 +56,22 @@ def attention(
 
     A token attends to the tokens with its own id in `sequence_ids` [B, S]. Padding has id 0 and attends to padding:
     no row of the softmax is empty, and no real token sees it. Softmax and its sums are float32.
-    `rows` [B]: see `dropout`. With `positions` [B, N] the query is [B, N, H, K], that of these tokens, and so is the
-    result; no backend but `xla` computes it.
+    `seeds` [B, 2] are those of dropout; None: there is none. With `positions` [B, N] the query is [B, N, H, K], that of
+    these tokens, and so is the result; no backend but `xla` computes it.
 
     Backends agree within float tolerance; what `cudnn` gives at padding is zero. Raises ValueError where the backend
     cannot do what is asked; `packed=False` promises it rows of one sequence, at their beginning.
     """
-    rate = 0.0 if dropout_key is None else dropout_rate
+    rate = 0.0 if seeds is None else dropout_rate
     if backend == "xla":
         probabilities = attention_weights(query, key, sequence_ids, positions)
-        if dropout_key is not None:
+        if seeds is not None:
             places = None if positions is None else Places(positions, key.shape[1])
-            probabilities = dropout(probabilities, rate, dropout_key, rows, places)
+            probabilities = dropout(probabilities, rate, seeds, places)
         return einsum_in_type("bhqs,bshk->bqhk", probabilities, value)
     if positions is not None:
         raise ValueError(f"attention backend {backend} computes all positions")
-    return _accelerated(backend, packed, rate, (query, key, value, sequence_ids), dropout_key, rows)
+    return _accelerated(backend, packed, rate, (query, key, value, sequence_ids), seeds)
 
 
 def attention_weights(
@@ -89,9 +88,8 @@ def attention_weights(
 
 
 def _accelerated(
-    backend: str, packed: bool, rate: float, arrays: tuple[jax.Array, ...], key: jax.Array | None,
-    rows: jax.Array | None,
-) -> jax.Array:  # fmt: skip
+    backend: str, packed: bool, rate: float, arrays: tuple[jax.Array, ...], seeds: jax.Array | None
+) -> jax.Array:
     """A backend's answer for query, key, value and sequence_ids, each device computing its own rows and heads."""
 
     def local(query: jax.Array, key: jax.Array, value: jax.Array, ids: jax.Array, seeds: jax.Array, first: Any) -> Any:
@@ -103,8 +101,7 @@ def _accelerated(
             return fused_attention(query, key, value, ids, rate, seeds, first)
         return (splash_attention if backend == "splash" else cudnn_attention)(query, key, value, ids)
 
-    rows = jnp.arange(len(arrays[0])) if rows is None else rows
-    seeds = jnp.zeros((len(rows), 2), jnp.uint32) if key is None or rate == 0.0 else row_seeds(key, rows)
+    seeds = jnp.zeros((len(arrays[0]), 2), jnp.uint32) if seeds is None else seeds
     return over_mesh(local)(*arrays, seeds)
 
 

@@ -17,26 +17,24 @@ class Places(NamedTuple):
     """Of the whole axis."""
 
 
-def dropout(
-    x: jax.Array, rate: float, key: jax.Array, rows: jax.Array | None = None, places: Places | None = None
-) -> jax.Array:
+def dropout(x: jax.Array, rate: float, seeds: jax.Array, places: Places | None = None) -> jax.Array:
     """Zeroes each element of x [B, ...] with probability `rate` and scales the others by 1 / (1 - rate).
 
     Library generators write the bits to memory first, which costs 14 to 32 % of a BERT step. Here each row of the
-    batch gets 64 bits of `key`, and an integer hash of them and of the place in the row gives an element's 32 bits;
-    XLA fuses it into the consumer. The backward pass draws the same bits again, so no mask is kept. `rows` [B] are the
-    numbers of the rows in the whole batch (None: 0, 1, …): a row's mask is the same in whatever part it is computed.
-    So is an element's where x has but some `places` of its last axis but one.
+    batch has 64 bits of a key, its `seeds` [B, 2] (see `row_seeds`), and an integer hash of them and of the place in
+    the row gives an element's 32 bits; XLA fuses it into the consumer. The backward pass draws the same bits again, so
+    no mask is kept. An element's are the same where x has but some `places` of its last axis but one.
     """
     if rate == 0.0:
         return x
-    seeds = row_seeds(key, jnp.arange(x.shape[0]) if rows is None else rows)
     numbers, size = (None, None) if places is None else places
     return _dropout(rate, size, x, seeds, numbers)
 
 
 def row_seeds(key: jax.Array, rows: jax.Array) -> jax.Array:
-    """64 bits of `key` for each of rows [B]: uint32 [B, 2]. One block of the generator, counted by the row."""
+    """64 bits of `key` for each of rows [B], their numbers in the whole batch: uint32 [B, 2], the same for a row in
+    whatever part of the batch it is. One block of the generator, counted by the row.
+    """
     words, zero = jax.random.key_data(key), jnp.zeros((), jnp.uint32)
     # One row at a time: given all rows at once the generator puts them in one line, which moves them between devices.
     return jax.vmap(lambda row: threefry_2x32(words, jnp.stack([row, zero])))(rows.astype(jnp.uint32))

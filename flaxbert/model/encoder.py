@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from flaxbert.config import ModelConfig
 from flaxbert.model.attention import attention
-from flaxbert.model.dropout import Places, dropout
+from flaxbert.model.dropout import Places, dropout, row_seeds
 from flaxbert.model.layer_norm import LayerNorm
 from flaxbert.model.products import dense_product, results_dtype
 from flaxbert.sharding import constrain, platform
@@ -96,6 +96,16 @@ def row_numbers(batch: dict[str, jax.Array]) -> jax.Array:
     return batch["rows"] if "rows" in batch else jnp.arange(batch["input_ids"].shape[0])
 
 
+def seeds_of_layers(key: jax.Array, count: int, rows: jax.Array) -> jax.Array:
+    """Those of each layer's three dropouts, of attention and of both outputs: uint32 [count, 3, B, 2] for rows [B].
+
+    Drawn for all layers at once: a layer's own keys and seeds are some twenty operations on a few numbers each, which
+    cost more to compile and to start than to compute.
+    """
+    keys = jax.vmap(lambda key: jax.random.split(key, 3))(jax.random.split(key, count))
+    return jax.vmap(jax.vmap(lambda key: row_seeds(key, rows)))(keys)
+
+
 class Embeddings(nn.Module):
     """Token + segment + position embeddings, normalised."""
 
@@ -122,7 +132,7 @@ class Embeddings(nn.Module):
         x += jnp.take(self.position_table, batch["position_ids"], axis=0)
         x = self.norm(x)
         if not self.deterministic:
-            x = dropout(x, self.config.dropout, self.make_rng("dropout"), rows)
+            x = dropout(x, self.config.dropout, row_seeds(self.make_rng("dropout"), rows))
         return constrain(x, "batch", "length", "activation_embed")
 
 
@@ -136,7 +146,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, read: jax.Array, sequence_ids: jax.Array, rows: jax.Array, key: jax.Array | None,
+        self, x: jax.Array, read: jax.Array, sequence_ids: jax.Array, seeds: jax.Array | None,
         positions: jax.Array | None = None,
     ) -> jax.Array:  # fmt: skip
         """Maps x [B, S, D] to [B, S, D], where `read` is x; to [B, N, D], where it is x at `positions` [B, N]."""
@@ -145,7 +155,7 @@ class SelfAttention(nn.Module):
         projected = (dense(cfg, heads, self.dtype, name)(y).astype(self.dtype) for name, y in sources.items())
         q, k, v = (constrain(y, "batch", "length", "heads", "head_size") for y in projected)  # [B, S, H, K] each
         backend = self.backend if positions is None else "xla"
-        y = attention(q, k, v, sequence_ids, cfg.attention_dropout, key, rows, backend, self.packed, positions)
+        y = attention(q, k, v, sequence_ids, cfg.attention_dropout, seeds, backend, self.packed, positions)
         return dense(cfg, cfg.hidden_size, self.dtype, "output", axis=(-2, -1))(y)
 
 
@@ -175,26 +185,26 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, key: jax.Array | None, sequence_ids: jax.Array, rows: jax.Array,
-        positions: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+        self, x: jax.Array, seeds: jax.Array | None, sequence_ids: jax.Array, positions: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
         """Maps x [B, S, D] to [B, S, D]; with `positions` [B, N] to [B, N, D], the output there and nowhere else.
 
-        Dropout draws with `key`; None: there is none. `rows` [B]: see `dropout`.
+        `seeds` [3, B, 2] are those of its dropouts; None: there is none.
         """
-        cfg, keys = self.config, (None,) * 3 if key is None else jax.random.split(key, 3)
+        cfg = self.config
+        of_attention, *of_outputs = (None,) * 3 if seeds is None else seeds
         places = None if positions is None else Places(positions, x.shape[1])
         read = x if positions is None else gather_positions(x, positions)
 
-        def dropped(y: jax.Array, key: jax.Array | None) -> jax.Array:
-            return y if key is None else dropout(y, cfg.dropout, key, rows, places)
+        def dropped(y: jax.Array, seeds: jax.Array | None) -> jax.Array:
+            return y if seeds is None else dropout(y, cfg.dropout, seeds, places)
 
         attend = SelfAttention(cfg, self.dtype, self.backend, self.packed, name="attention")
-        y = attend(x, read, sequence_ids, rows, keys[0], positions)
-        x = layer_norm(cfg, name="attention_norm")(read + dropped(y, keys[1]))
+        y = attend(x, read, sequence_ids, of_attention, positions)
+        x = layer_norm(cfg, name="attention_norm")(read + dropped(y, of_outputs[0]))
 
         y = FeedForward(cfg, self.dtype, name="mlp")(x)
-        x = layer_norm(cfg, name="mlp_norm")(x + dropped(y, keys[2]))
+        x = layer_norm(cfg, name="mlp_norm")(x + dropped(y, of_outputs[1]))
         x = constrain(x, "batch", "length", "activation_embed")
         return x, x if self.keeps_output else None
 
@@ -218,7 +228,7 @@ class Encoder(nn.Module):
         self.embeddings = Embeddings(self.config, self.deterministic)
         scanned: Any = nn.scan(
             EncoderLayer, variable_axes={"params": 0}, split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast), length=self.config.num_layers,
+            in_axes=(0, nn.broadcast), length=self.config.num_layers,
         )  # fmt: skip
         self.layers = scanned(self.config, self.dtype, self.keeps_layers)
 
@@ -227,22 +237,21 @@ class Encoder(nn.Module):
         the last layer computes no others; where `keeps_layers`, to [L + 1, B, S, D], the embeddings first, and
         `positions` have no say.
         """
-        rows, count = row_numbers(batch), self.config.num_layers
+        rows, ids, count = row_numbers(batch), batch["sequence_ids"], self.config.num_layers
         x = self.embeddings(batch, rows)
-        shared = batch["sequence_ids"], rows
-        keys = None if self.deterministic else jax.random.split(self.make_rng("dropout"), count)
+        seeds = None if self.deterministic else seeds_of_layers(self.make_rng("dropout"), count, rows)
         params = self.layers.variables.get("params")  # None: they are to be made
         if params is None or positions is None or self.keeps_layers or positions.shape[1] >= x.shape[1]:
             through = self.layers if params is None else functools.partial(self._through, params)
-            last, outputs = through(x, keys, *shared)
+            last, outputs = through(x, seeds, ids)
             if self.keeps_layers:
                 return jnp.concatenate([x[None], outputs])
             return last if positions is None else gather_positions(last, positions)
         first, last = _parted(params)
-        first_keys, last_key = (None, None) if keys is None else (keys[:-1], keys[-1])
+        first_seeds, last_seeds = (None, None) if seeds is None else (seeds[:-1], seeds[-1])
         if count > 1:
-            x, _ = self._through(first, x, first_keys, *shared)
-        return self._layer()(last, x, last_key, *shared, positions)[0]
+            x, _ = self._through(first, x, first_seeds, ids)
+        return self._layer()(last, x, last_seeds, ids, positions)[0]
 
     def _layer(self) -> Any:
         """A function of one layer's parameters and of what `EncoderLayer` is called with."""
@@ -257,7 +266,7 @@ class Encoder(nn.Module):
         return jax.checkpoint(apply, policy=POLICIES[self.rematerialization])
 
     def _through(
-        self, params: Any, x: jax.Array, keys: jax.Array | None, sequence_ids: jax.Array, rows: jax.Array
+        self, params: Any, x: jax.Array, seeds: jax.Array | None, sequence_ids: jax.Array
     ) -> tuple[jax.Array, Any]:
         """x sent through the layers of stacked `params`, one after the other: `EncoderLayer`'s outputs, the second ones
         stacked.
@@ -265,9 +274,9 @@ class Encoder(nn.Module):
         layer, count = self._layer(), jax.tree.leaves(params)[0].shape[0]
 
         def step(x: jax.Array, own: tuple[Any, jax.Array | None]) -> Any:
-            return layer(own[0], x, own[1], sequence_ids, rows)
+            return layer(own[0], x, own[1], sequence_ids)
 
-        return jax.lax.scan(step, x, (params, keys), unroll=min(count, self._layers_of_a_round()))
+        return jax.lax.scan(step, x, (params, seeds), unroll=min(count, self._layers_of_a_round()))
 
     def _layers_of_a_round(self) -> int:
         if platform() == "cpu" and self.rematerialization != "none":

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxbert.config import ModelConfig
-from flaxbert.model.dropout import dropout
+from flaxbert.model.dropout import dropout, row_seeds
 from flaxbert.model.encoder import Encoder, dense, row_numbers
 
 
@@ -37,7 +37,7 @@ class BertWithHead(nn.Module):
         if self.pooled:
             x = jnp.tanh(self.pooler(x))
         if not self.deterministic:
-            x = dropout(x, self.config.dropout, self.make_rng("dropout"), row_numbers(batch))
+            x = dropout(x, self.config.dropout, row_seeds(self.make_rng("dropout"), row_numbers(batch)))
         return self.head(x.astype(jnp.float32))
 
 
@@ -64,7 +64,7 @@ class BertWithBiLstm(nn.Module):
         states = jax.lax.stop_gradient(self.encoder(batch))  # [L + 1, B, S, D]
         x = jnp.concatenate([states[layer] for layer in self.layers], axis=-1)
         if not self.deterministic:
-            x = dropout(x, self.config.dropout, self.make_rng("dropout"), row_numbers(batch))
+            x = dropout(x, self.config.dropout, row_seeds(self.make_rng("dropout"), row_numbers(batch)))
         found: jax.Array = self.tagger(x, jnp.sum(batch["sequence_ids"] > 0, axis=1))
         return found
 

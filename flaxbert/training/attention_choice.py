@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from flaxbert.config import Experiment, MeshConfig
 from flaxbert.model.attention import PLATFORMS, Request, attention, refusal
+from flaxbert.model.dropout import row_seeds
 from flaxbert.sharding import make_mesh
 from flaxbert.training.files import KEPT_ATTENTION, write_atomically
 
@@ -198,13 +199,14 @@ def _compiled(
 
     @jax.jit
     def step(
-        ids: jax.Array, own: jax.Array, query: jax.Array, keys: jax.Array, value: jax.Array, gradient: jax.Array
+        ids: jax.Array, seeds: jax.Array, query: jax.Array, keys: jax.Array, value: jax.Array, gradient: jax.Array
     ) -> Any:
         def output(query: jax.Array, keys: jax.Array, value: jax.Array) -> jax.Array:
-            return attention(query, keys, value, ids, request.dropout_rate, own, None, backend, request.packed)
+            return attention(query, keys, value, ids, request.dropout_rate, seeds, backend, request.packed)
 
         found, back = jax.vjp(output, query, keys, value)
         return found, back(gradient)
 
     # Arguments and no constants: XLA would work out the mask and the seeds when it compiles, as no step of a run can.
-    return functools.partial(step, jnp.asarray(sequence_ids), key), arrays
+    seeds = row_seeds(key, jnp.arange(request.rows))
+    return functools.partial(step, jnp.asarray(sequence_ids), seeds), arrays

@@ -26,11 +26,11 @@ def factors(monkeypatch) -> list[tuple[float, np.ndarray]]:
     """
     found: list[tuple[float, np.ndarray]] = []
 
-    def listen(x, rate, key, rows, places=None):
+    def listen(x, rate, seeds, places=None):
         shape = x.shape if places is None else (*x.shape[:-2], places.size, x.shape[-1])
-        applied = dropout(jnp.ones(shape), rate, key, rows)
+        applied = dropout(jnp.ones(shape), rate, seeds)
         jax.debug.callback(lambda factor: found.append((rate, np.array(factor))), applied, ordered=True)
-        return dropout(x, rate, key, rows, places)
+        return dropout(x, rate, seeds, places)
 
     monkeypatch.setattr(encoder, "dropout", listen)
     monkeypatch.setattr(attention, "dropout", listen)

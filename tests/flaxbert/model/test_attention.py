@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flaxbert.model.attention import attention
-from flaxbert.model.dropout import dropout
+from flaxbert.model.dropout import dropout, row_seeds
 
 B, S, H, K = 2, 12, 3, 5
 SEQUENCE_IDS = np.array([[1, 1, 1, 1, 2, 2, 2, 3, 3, 0, 0, 0], [1] * 12], np.int32)
@@ -67,11 +67,11 @@ def test_dropout_falls_on_the_probabilities(inputs):
     query, key, _ = inputs
     query, key = np.resize(query, (B, K, H, K)), np.resize(key, (B, K, H, K))
     value = np.broadcast_to(np.eye(K, dtype=np.float32)[None, :, None, :], (B, K, H, K))
-    ids, drop_key = np.ones((B, K), np.int32), jax.random.key(3)
+    ids, seeds = np.ones((B, K), np.int32), row_seeds(jax.random.key(3), np.arange(B))
     probabilities = np.swapaxes(attention(query, key, value, ids), 1, 2)  # [B, H, S, S]
     np.testing.assert_allclose(probabilities.sum(-1), 1.0, rtol=1e-6)
-    dropped = np.swapaxes(attention(query, key, value, ids, 0.4, drop_key), 1, 2)
-    np.testing.assert_allclose(dropped, dropout(jnp.asarray(probabilities), 0.4, drop_key), rtol=1e-6)
+    dropped = np.swapaxes(attention(query, key, value, ids, 0.4, seeds), 1, 2)
+    np.testing.assert_allclose(dropped, dropout(jnp.asarray(probabilities), 0.4, seeds), rtol=1e-6)
     assert 0.2 < (dropped == 0).mean() < 0.6
 
 

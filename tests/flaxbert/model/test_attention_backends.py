@@ -53,8 +53,13 @@ def output_and_gradients(function, inputs, dtype=jnp.float32):
 
 
 def by(backend, ids, rate, rows=None, **named):
-    key = jax.random.key(5) if rate else None
-    return lambda *arrays: attention(*arrays, ids, rate, key, rows, backend=backend, **named)
+    """Attention of query, key and value, whose first axis has the rows of those numbers; None: 0, 1, …"""
+    def function(query, *others):
+        numbers = jnp.arange(len(query)) if rows is None else rows
+        seeds = row_seeds(jax.random.key(5), numbers) if rate else None
+        return attention(query, *others, ids, rate, seeds, backend=backend, **named)
+
+    return function
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, FLOAT32), (jnp.bfloat16, BFLOAT16)])

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from flaxbert.config import MeshConfig
 from flaxbert.model import attention, encoder
-from flaxbert.model.dropout import Places, dropout, hash_bits
+from flaxbert.model.dropout import Places, dropout, hash_bits, row_seeds
 from flaxbert.model.pretraining import BertForPreTraining, initialize, zero_batch
 from flaxbert.sharding import make_mesh
 
@@ -24,8 +24,13 @@ KEY = jax.random.key(20181011)
 CONSTANTS = (1, 2, 3, 1 << 16, 1 << 31, 0x7FEB352D, 0x846CA68B, 0x9E3779B9, 0xFFFFFFFF, 0x7FEB352D ^ 0x846CA68B)
 
 
+def drop(x, rate, key, places=None):
+    """Dropout of rows 0, 1, …"""
+    return dropout(x, rate, row_seeds(key, jnp.arange(len(x))), places)
+
+
 def mask(rate, key, shape):
-    return np.asarray(dropout(jnp.ones(shape), rate, key)) != 0
+    return np.asarray(drop(jnp.ones(shape), rate, key)) != 0
 
 
 def words(key, rows, places):
@@ -56,17 +61,17 @@ def test_the_share_that_is_dropped_is_the_rate(rate):
 @pytest.mark.parametrize("rate, dtype", [(0.1, "float32"), (0.3, "float32"), (0.1, "bfloat16")])
 def test_what_is_kept_is_scaled_so_that_the_mean_stays(rate, dtype):
     x = jax.random.normal(KEY, (4, 64, 64), dtype)
-    y = dropout(x, rate, KEY)
+    y = drop(x, rate, KEY)
     kept = np.asarray(y) != 0
     np.testing.assert_array_equal(np.asarray(y)[kept], np.asarray(x * jnp.asarray(1 / (1 - rate), dtype))[kept])
     assert y.dtype == x.dtype
-    mean = np.asarray(dropout(jnp.ones((8, 256, 256)), rate, KEY)).mean()
+    mean = np.asarray(drop(jnp.ones((8, 256, 256)), rate, KEY)).mean()
     assert abs(mean - 1) < SIGMAS * np.sqrt(rate / (1 - rate) / (8 * 256 * 256))
 
 
 def test_rate_zero_is_the_identity():
     x = jnp.arange(6.0).reshape(2, 3)
-    assert dropout(x, 0.0, KEY) is x
+    assert drop(x, 0.0, KEY) is x
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -76,12 +81,12 @@ def test_the_backward_pass_has_the_mask_of_the_forward_pass(dtype, compiled):
     weight = jax.random.normal(jax.random.key(1), x.shape, dtype)
 
     def pull(x, key):
-        y, back = jax.vjp(lambda x: dropout(x, 0.3, key), x)
+        y, back = jax.vjp(lambda x: drop(x, 0.3, key), x)
         return y, back(weight)[0]
 
     y, gradient = (jax.jit(pull) if compiled else pull)(x, KEY)
     np.testing.assert_array_equal(np.asarray(y) != 0, np.asarray(gradient) != 0)
-    np.testing.assert_array_equal(gradient, dropout(weight, 0.3, KEY))
+    np.testing.assert_array_equal(gradient, drop(weight, 0.3, KEY))
 
 
 def test_the_mask_is_a_function_of_the_key():
@@ -132,10 +137,10 @@ def test_some_places_have_the_masks_they_have_among_all(shape):
     places = np.array([[0, 7, 7, 3], [5, 4, 3, 2], [1, 1, 1, 6]], np.int32)
     index = places.reshape(3, *(1,) * (len(shape) - 3), 4, 1)
     some, of_some = (np.take_along_axis(np.asarray(a), index, axis=-2) for a in (x, weight))
-    expected = np.take_along_axis(np.asarray(dropout(x, 0.4, KEY)), index, axis=-2)
+    expected = np.take_along_axis(np.asarray(drop(x, 0.4, KEY)), index, axis=-2)
     assert 0.2 < (expected == 0).mean() < 0.6
 
-    found, back = jax.vjp(lambda some: dropout(some, 0.4, KEY, None, Places(jnp.asarray(places), 8)), some)
+    found, back = jax.vjp(lambda some: drop(some, 0.4, KEY, Places(jnp.asarray(places), 8)), some)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(back(of_some)[0] == 0, expected == 0)
 
@@ -238,18 +243,18 @@ def test_rows_of_a_batch_share_no_words():
     assert (counts > 1).sum() < by_chance + SIGMAS * np.sqrt(by_chance) + 2
 
 
-def keys_of_passes(model_config, steps, monkeypatch):
-    """The keys with which a forward pass of the model calls dropout, for each step."""
+def seeds_of_passes(model_config, steps, monkeypatch):
+    """The seeds with which a forward pass of the model calls dropout, [rows, 2] each, for each step."""
     found = []
 
-    def record(words):
-        found.append(tuple(np.asarray(words).tolist()))
+    def record(seeds):
+        found.append(np.array(seeds))
         return np.zeros((), np.float32)
 
-    def spy(x, rate, key, rows, places=None):
+    def spy(x, rate, seeds, places=None):
         # Its result is used, so it is called; flax refuses callbacks with effects in a scan.
-        zero = jax.pure_callback(record, jax.ShapeDtypeStruct((), jnp.float32), jax.random.key_data(key))
-        return dropout(x + zero, rate, key, rows, places)
+        zero = jax.pure_callback(record, jax.ShapeDtypeStruct((), jnp.float32), seeds)
+        return dropout(x + zero, rate, seeds, places)
 
     monkeypatch.setattr(encoder, "dropout", spy)
     monkeypatch.setattr(attention, "dropout", spy)
@@ -265,15 +270,16 @@ def keys_of_passes(model_config, steps, monkeypatch):
         found.clear()
 
 
-def test_every_site_layer_and_step_has_a_key_of_its_own(small_config, monkeypatch):
-    """More layers than one round of the scan holds: the key must differ inside a round and from round to round."""
+def test_every_site_layer_and_step_has_seeds_of_its_own(small_config, monkeypatch):
+    """More layers than one round of the scan holds: they must differ inside a round and from round to round."""
     monkeypatch.setitem(encoder.UNROLLED_LAYERS, "cpu", 4)
     config = dataclasses.replace(small_config, num_layers=6)
     sites = 1 + 3 * 6  # the embeddings; in each layer the attention probabilities and two outputs
-    found = list(keys_of_passes(config, 3, monkeypatch))
-    assert [len(keys) for keys in found] == [sites] * 3
-    assert len({key for keys in found for key in keys}) == 3 * sites
-    rows = [words(jax.random.wrap_key_data(np.array(key, np.uint32)), 1, 1 << 12) for key in found[0]]
+    found = list(seeds_of_passes(config, 3, monkeypatch))
+    assert [len(drawn) for drawn in found] == [sites] * 3
+    each = np.concatenate([seeds for drawn in found for seeds in drawn])
+    assert len(np.unique(each, axis=0)) == len(each)
+    rows = [np.asarray(hash_bits(jnp.asarray(seeds[:1]), (1, 1 << 12))) for seeds in found[0]]
     for number, row in enumerate(rows):
         for other in rows[:number]:
             assert_no_copies(row, other)
@@ -282,11 +288,11 @@ def test_every_site_layer_and_step_has_a_key_of_its_own(small_config, monkeypatc
 def test_the_mask_is_the_same_under_jit_and_vmap():
     x = jnp.ones((4, 6, 32))
     keys = jax.random.split(KEY, 3)
-    plain = np.stack([dropout(x, 0.3, key) for key in keys])
-    np.testing.assert_array_equal(np.stack([jax.jit(dropout, static_argnums=1)(x, 0.3, key) for key in keys]), plain)
-    drop = functools.partial(dropout, x, 0.3)
-    np.testing.assert_array_equal(jax.vmap(drop)(keys), plain)
-    np.testing.assert_array_equal(jax.jit(jax.vmap(drop))(keys), plain)
+    plain = np.stack([drop(x, 0.3, key) for key in keys])
+    np.testing.assert_array_equal(np.stack([jax.jit(drop, static_argnums=1)(x, 0.3, key) for key in keys]), plain)
+    of_key = functools.partial(drop, x, 0.3)
+    np.testing.assert_array_equal(jax.vmap(of_key)(keys), plain)
+    np.testing.assert_array_equal(jax.jit(jax.vmap(of_key))(keys), plain)
 
 
 @pytest.mark.parametrize("config, spec", [
@@ -299,7 +305,7 @@ def test_the_mask_is_the_same_on_four_devices(config, spec):
     weight = jax.random.normal(jax.random.key(1), x.shape)
 
     def value_and_gradient(x, weight, key):
-        y, back = jax.vjp(lambda x: dropout(x, 0.3, key), x)
+        y, back = jax.vjp(lambda x: drop(x, 0.3, key), x)
         return y, back(weight)[0]
 
     expected = jax.jit(value_and_gradient)(x, weight, KEY)

@@ -203,7 +203,7 @@ def test_the_scan_applies_the_layers_one_by_one(small_config, small_params, rand
     layer = jax.jit(EncoderLayer(small_config, jnp.float32).apply)
     for number in range(small_config.num_layers):
         own = jax.tree.map(lambda leaf: leaf[number], small_params["encoder"]["layers"])
-        x, _ = layer({"params": own}, x, None, batch["sequence_ids"], jnp.arange(len(x)))
+        x, _ = layer({"params": own}, x, None, batch["sequence_ids"])
     np.testing.assert_allclose(encode(batch), x, **TOLERANCE)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from data_pipeline.config import DataConfig
 from flaxbert.config import MeshConfig
-from flaxbert.model import fused_blocks
+from flaxbert.model import attention, fused_blocks
 from flaxbert.sharding import make_mesh
 from flaxbert.training import attention_choice
 from flaxbert.training.attention_choice import (
@@ -160,8 +160,9 @@ def test_a_gradient_that_is_no_number_is_seen(long, mesh, monkeypatch):
 def test_a_kernel_that_is_right_is_told_from_one_that_is_wrong(long, mesh, monkeypatch, packing):
     request = request_of(dataclasses.replace(long, data=dataclasses.replace(long.data, packing=packing)), mesh)
     assert deviation("fused", request) < 1e-5
-    other_seeds = lambda key, rows: jax.numpy.zeros((len(rows), 2), "uint32")  # noqa: E731
-    monkeypatch.setattr("flaxbert.model.attention.row_seeds", other_seeds)
+    fused = attention.fused_attention
+    other_seeds = lambda *arrays: fused(*arrays[:5], jax.numpy.zeros_like(arrays[5]), arrays[6])  # noqa: E731
+    monkeypatch.setattr(attention, "fused_attention", other_seeds)
     assert deviation("fused", request) > attention_choice.MOST_DEVIATION, "another dropout"
     monkeypatch.undo()
     wrong = lambda query, key, own, ids: fused_blocks.product(query, key, 1, 1) * query.shape[-1] ** -0.5  # noqa: E731

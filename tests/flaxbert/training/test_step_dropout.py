@@ -34,12 +34,12 @@ def masks(experiment, batch_of):
     """
     found: dict[str, list[np.ndarray]] = {kind: [] for kind in RATES}
 
-    def listen(x, rate, key, rows, places=None):
+    def listen(x, rate, seeds, places=None):
         # Ones that depend on x: a callback on a constant of the loop over layers would be called outside of it.
-        dropped = dropout(jnp.isfinite(x).astype(x.dtype), rate, key, rows, places) == 0
+        dropped = dropout(jnp.isfinite(x).astype(x.dtype), rate, seeds, places) == 0
         kind = ("hidden" if x.ndim == 3 else "attention") + ("" if places is None else ", last layer")
         jax.debug.callback(lambda mask: found[kind].append(np.array(mask)), dropped)
-        return dropout(x, rate, key, rows, places)
+        return dropout(x, rate, seeds, places)
 
     rates = dict(dropout=HIDDEN_RATE, attention_dropout=ATTENTION_RATE)
     model = dataclasses.replace(experiment.model, num_layers=LAYERS, **rates)
