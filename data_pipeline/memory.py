@@ -1,22 +1,36 @@
 """Host memory: what one batch or step frees, the next one takes back."""
 
+import contextlib
 import ctypes
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 # <malloc.h> of glibc, and values for them that stay below what it accepts.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -3, -4, -8
 _OF_BATCHES = {M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 256 * 2**20, M_MMAP_THRESHOLD: 32 * 2**20}
-# Nothing goes back to the system; no block, however large, is a mapping of its own; and all threads share one heap: one
-# of their own holds 64 MiB at most, and what does not fit in it is mapped.
-_OF_STEPS = {M_TRIM_THRESHOLD: -1, M_TOP_PAD: 16 * 2**20, M_MMAP_MAX: 0, M_ARENA_MAX: 1}
+# Nothing of the heap goes back to the system, and all threads share one: one of their own holds 64 MiB at most.
+_OF_STEPS = {M_TRIM_THRESHOLD: -1, M_TOP_PAD: 16 * 2**20, M_MMAP_THRESHOLD: 32 * 2**20, M_ARENA_MAX: 1}
+DEFAULT_MMAP_MAX = 65_536
+# Of the machine's memory: what a heap that is never shrunk may hold in vain.
+SHARE_OF_STEPS = 8
 
 MADV_HUGEPAGE = 14  # <linux/mman.h>
 HUGE_PAGE_FILE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 MOST_OF_A_HUGE_PAGE = 32 * 2**20
 OVERCOMMIT_FILE = Path("/proc/sys/vm/overcommit_memory")
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of cgroups 2 and 1
+
+
+def machine_memory(limits: Sequence[str] = CONTAINER_LIMITS) -> tuple[int, str]:
+    """(bytes, whose): what the machine has, or less where the container of this process may not take as much."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "the machine's memory"
+    for path in limits:
+        with contextlib.suppress(OSError, ValueError):  # not there, or `max`
+            found = min(found, (int(Path(path).read_text()), "the container's memory"))
+    return found
 
 
 @functools.cache
@@ -38,12 +52,19 @@ def keep_memory_of_steps() -> bool:
     and unmapped for every step, which takes half of the time of a step of BERT-mini (benchmarks/results). Debian, for
     one, gives huge pages to those who ask alone (`madvise` in /sys/kernel/mm/transparent_hugepage/enabled).
 
+    The heap has an eighth of the memory to fill. Blocks of 32 MiB and more that find no place there are mapped and
+    unmapped as by default: what is small and outlives a step lies where a large block was, and a heap without a bound
+    grows to nearly twice of what is ever used at once. Where nothing can be set aside, memory is kept as
+    `keep_memory_of_batches` does.
+
     To be called before there are threads, for a thread that has its own heap keeps it. What is freed is used again but
     never returned, and `calloc` has to clear it.
     """
+    if not _has_space_to_spare():
+        return _told(_OF_BATCHES)
     told = _told(_OF_STEPS)
-    if told and _has_space_to_spare():
-        _ask_for_huge_pages()
+    if told:
+        _set_aside(machine_memory()[0] // SHARE_OF_STEPS)
     return told
 
 
@@ -81,18 +102,20 @@ def _has_space_to_spare() -> bool:
     return all(limit == resource.RLIM_INFINITY for limit in limits) and not promised
 
 
-def _ask_for_huge_pages() -> None:
-    """Has the heap grow by half of the machine's memory, asks for huge pages there, and frees it for what comes.
+def _set_aside(size: int) -> None:
+    """Has the heap grow by so many bytes, asks for huge pages there, and frees them for what comes.
 
-    No page of it is touched, so none is taken. What the heap needs beyond that comes in pages of the usual size.
+    No page of it is touched, so none is taken.
     """
-    page = int(HUGE_PAGE_FILE.read_text()) if HUGE_PAGE_FILE.exists() else 0
-    libc, size = _libc(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    if libc is None or not 0 < page <= MOST_OF_A_HUGE_PAGE:  # of 64 KiB pages a huge one has 512 MiB
-        return
+    libc = _libc()
+    assert libc is not None, "it has been told"
+    libc.mallopt(M_MMAP_MAX, 0)  # or the block would be a mapping of its own
     block = libc.malloc(size)
+    libc.mallopt(M_MMAP_MAX, DEFAULT_MMAP_MAX)
     if block is None:
         return
-    begin = -(-block // page) * page
-    libc.madvise(begin, (block + size - begin) // page * page, MADV_HUGEPAGE)  # a refusal costs speed alone
+    page = int(HUGE_PAGE_FILE.read_text()) if HUGE_PAGE_FILE.exists() else 0
+    if 0 < page <= MOST_OF_A_HUGE_PAGE:  # of 64 KiB pages a huge one has 512 MiB
+        begin = -(-block // page) * page
+        libc.madvise(begin, (block + size - begin) // page * page, MADV_HUGEPAGE)  # a refusal costs speed alone
     libc.free(block)

@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("USE_TF", "0")
 
 # A process of tests takes other memory in each of them: to keep it all would help none. Those that tests start keep it.
-memory._OF_STEPS, memory._ask_for_huge_pages = memory._OF_BATCHES, lambda: None
+memory._OF_STEPS, memory._set_aside = memory._OF_BATCHES, lambda size: None
 
 # Linux grants a process 65,530 mappings of memory. Each program that XLA keeps for a CPU takes some hundreds, and one
 # too many ends the process with a segmentation fault.

@@ -1,16 +1,14 @@
 """TPU slices that are not there, by a name such as `v5e:4x4`: their devices for the compiler; and devices' memory."""
 
-import contextlib
 import importlib.util
 import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from data_pipeline.memory import machine_memory
+
 GIB = 2**30
-CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of cgroups 2 and 1
 
 
 class Generation(NamedTuple):
@@ -104,22 +102,11 @@ def device_memory(device: Any, devices: int) -> DeviceMemory | None:
         if device.platform == "tpu" and device.device_kind == generation.device_kind:
             return DeviceMemory(int(generation.memory * GIB), f"{name}, what the compiler gives a program")
     if device.platform == "cpu":
-        found = _machine_memory()
+        found = DeviceMemory(*machine_memory())
         shared = found.source if devices == 1 else f"{found.source}, for each of {devices} devices"
         return DeviceMemory(found.bytes // devices, shared)
     limit = (device.memory_stats() or {}).get("bytes_limit")
     return None if limit is None else DeviceMemory(limit, "what JAX may take of it")
-
-
-def _machine_memory(limits: Sequence[str] = CONTAINER_LIMITS) -> DeviceMemory:
-    """What the machine has, or less where the container that this process runs in may not take as much."""
-    found = DeviceMemory(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "the machine's memory")
-    for path in limits:
-        with contextlib.suppress(OSError, ValueError):  # not there, or `max`
-            limit = int(Path(path).read_text())
-            if limit < found.bytes:
-                found = DeviceMemory(limit, "the container's memory")
-    return found
 
 
 def compiler_version() -> dict[str, str]:

@@ -24,9 +24,11 @@ libc.prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a fault for each page, whateve
 if sys.argv[1] == "limited":
     most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 + (1 << 30)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
+if sys.argv[1] == "bounded":
+    memory.machine_memory = lambda: (800 << 20, "a small machine's")
 if sys.argv[1] in ("batches", "both") and not memory.keep_memory_of_batches():
     sys.exit(77)
-if sys.argv[1] in ("steps", "both", "limited") and not memory.keep_memory_of_steps():
+if sys.argv[1] in ("steps", "both", "limited", "bounded") and not memory.keep_memory_of_steps():
     sys.exit(77)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
@@ -82,9 +84,34 @@ def test_memory_freed_by_one_batch_is_that_of_the_next():
     assert min(page_faults("given back")) > TOUCHED / 2
 
 
-@pytest.mark.parametrize("mode", ["steps", "both", "limited"])
+@pytest.mark.parametrize("mode", ["steps", "both"])
 def test_memory_freed_by_one_step_is_that_of_the_next_in_any_thread(mode):
+    if not memory._has_space_to_spare():
+        pytest.skip("no memory is set aside here")
     assert max(page_faults(mode)[1:]) < TOUCHED / 100
+
+
+def test_a_block_that_the_heap_has_no_room_for_goes_back_to_the_system():
+    """100 MB are set aside: 64 of them serve again and again, the block of 160 is mapped anew."""
+    if not memory._has_space_to_spare():
+        pytest.skip("no memory is set aside here")
+    large = (160 << 20) // resource.getpagesize()
+    assert all(0.99 * large < faults < 1.01 * large + TOUCHED / 100 for faults in page_faults("bounded")[1:])
+
+
+def test_a_limit_on_address_space_leaves_it_to_others():
+    """There memory is kept as that of batches: what a thread takes is mapped anew."""
+    assert min(page_faults("limited")[3:]) > TOUCHED / 2
+
+
+@pytest.mark.parametrize("content, limit", [("max\n", None), (f"{2**63 - 4096}\n", None), ("1048576\n", 2**20)])
+def test_a_container_may_take_less_than_its_machine_has(tmp_path, content, limit):
+    """As cgroups 2 and 1 say it; `max` and an absurd number say that there is no limit."""
+    whole = memory.machine_memory([str(tmp_path / "none")])
+    assert whole[1] == "the machine's memory"
+    (tmp_path / "limit").write_text(content)
+    expected = whole if limit is None else (limit, "the container's memory")
+    assert memory.machine_memory([str(tmp_path / "limit")]) == expected
 
 
 def test_the_heap_asks_for_huge_pages():

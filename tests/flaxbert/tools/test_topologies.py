@@ -10,7 +10,6 @@ import pytest
 from flaxbert import cli
 from flaxbert.config import Experiment, MeshConfig, ModelConfig
 from flaxbert.sharding import make_mesh
-from flaxbert.tools import topologies
 from flaxbert.tools.plan import plan
 from flaxbert.tools.topologies import GENERATIONS, device_memory, open_topology
 from flaxbert.training.metrics import peak_flops
@@ -26,16 +25,6 @@ def test_an_unknown_topology_is_answered_with_those_there_are(name):
     said = str(refusal.value)
     assert repr(name) in said and all(f"{kind}: " in said for kind in GENERATIONS)
     assert "16x16" in said and "4x4x4" in said
-
-
-@pytest.mark.parametrize("content, limit", [("max\n", None), (f"{2**63 - 4096}\n", None), ("1048576\n", 2**20)])
-def test_a_container_may_take_less_than_its_machine_has(tmp_path, content, limit):
-    """As cgroups 2 and 1 say it; `max` and an absurd number say that there is no limit."""
-    whole = topologies._machine_memory([str(tmp_path / "none")])
-    assert whole.source == "the machine's memory"
-    (tmp_path / "limit").write_text(content)
-    expected = whole if limit is None else (limit, "the container's memory")
-    assert topologies._machine_memory([str(tmp_path / "limit")]) == expected
 
 
 @pytest.mark.skipif(INSTALLED, reason="libtpu is installed")
