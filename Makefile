@@ -14,7 +14,7 @@ test-slow: .venv/installed-test
 	$(BIN)/python -m pytest
 
 parity: .venv/installed-parity
-	$(BIN)/python -m pytest tests/parity
+	$(BIN)/python -m pytest tests/parity -n 2 --dist loadfile
 
 lint: .venv/installed-test
 	$(BIN)/flake8 flaxbert data_pipeline experiments tests benchmarks

@@ -30,6 +30,7 @@ from typing import Any
 import jax
 
 from data_pipeline.memory import keep_memory_of_steps
+from flaxbert.accelerators import accelerator
 from flaxbert.config import OptimizerConfig
 from flaxbert.finetuning.examples import read_examples, sample
 from flaxbert.finetuning.files import find_files
@@ -163,7 +164,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    keep_memory_of_steps()
+    if accelerator() is None:
+        keep_memory_of_steps()
     setting = Setting(arguments)
     found: dict[str, list[Result]] = {"flaxbert": [], "Trainer": []}
     for seed in range(arguments.seeds):

@@ -27,6 +27,7 @@ import numpy as np
 
 from data_pipeline.memory import keep_memory_of_steps
 from experiments.bert_mini import EXPERIMENT
+from flaxbert.accelerators import accelerator
 from flaxbert.config import Experiment, with_vocabulary
 from flaxbert.sharding import make_mesh
 from flaxbert.training.checkpoint import Checkpoints, open_checkpoints
@@ -113,7 +114,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20, metavar="STEPS")
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
-    keep_memory_of_steps()
+    if accelerator() is None:
+        keep_memory_of_steps()
     experiment = make_experiment()
     mesh = make_mesh(experiment.mesh)
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as folder:

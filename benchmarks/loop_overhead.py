@@ -29,6 +29,7 @@ import numpy as np
 from data_pipeline.memory import keep_memory_of_steps
 from data_pipeline.store import open_corpus
 from flaxbert import joins
+from flaxbert.accelerators import accelerator
 from flaxbert.config import Experiment, with_vocabulary
 from flaxbert.flags import load_experiment
 from flaxbert.sharding import make_mesh
@@ -98,7 +99,8 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    keep_memory_of_steps()
+    if accelerator() is None:
+        keep_memory_of_steps()
     corpus = open_corpus(arguments.corpus)
     experiment = with_vocabulary(load_experiment(arguments.experiment), corpus.vocab_size)
     settings = dataclasses.replace(

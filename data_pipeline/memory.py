@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,42 @@ MADV_HUGEPAGE = 14  # <linux/mman.h>
 HUGE_PAGE_FILE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 MOST_OF_A_HUGE_PAGE = 32 * 2**20
 OVERCOMMIT_FILE = Path("/proc/sys/vm/overcommit_memory")
-CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of cgroups 2 and 1
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def machine_memory(limits: Sequence[str] = CONTAINER_LIMITS) -> tuple[int, str]:
+def machine_memory(limits: Iterable[Path] | None = None) -> tuple[int, str]:
     """(bytes, whose): what the machine has, or less where the container of this process may not take as much."""
     found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "the machine's memory"
-    for path in limits:
+    for path in limit_files() if limits is None else limits:
         with contextlib.suppress(OSError, ValueError):  # not there, or `max`
-            found = min(found, (int(Path(path).read_text()), "the container's memory"))
+            limit = int(path.read_text())
+            if limit < found[0]:
+                found = limit, "the container's memory"
     return found
+
+
+def limit_files(own: Path = OWN_CGROUPS, root: Path = CGROUPS) -> Iterator[Path]:
+    """Where a limit on this process's memory may stand: in its control group and in those around it, of version 2 or 1.
+
+    A job of a scheduler or a service sees the groups of all the machine; a container for the most part its own alone.
+    """
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if not controllers:
+                base, name = root, "memory.max"
+            elif "memory" in controllers.split(","):
+                base, name = root / "memory", "memory.limit_in_bytes"
+            else:
+                continue
+            group = Path(place.lstrip("/"))
+            yield from (base / each / name for each in (group, *group.parents))
 
 
 @functools.cache
 def keep_memory_of_batches() -> bool:
     """Tells glibc to keep freed memory instead of giving it back to the system; True where it is told, or was before
-    by `keep_memory_of_steps`, which keeps more.
+    by `keep_memory_of_steps`, which keeps as much or more.
 
     Batches allocate the same buffers again and again. By default the large ones come fresh from the system each time,
     and clearing their pages took a quarter of the stream's processor time.
@@ -53,17 +73,16 @@ def keep_memory_of_steps() -> bool:
     one, gives huge pages to those who ask alone (`madvise` in /sys/kernel/mm/transparent_hugepage/enabled).
 
     The heap has an eighth of the memory to fill. Blocks of 32 MiB and more that find no place there are mapped and
-    unmapped as by default: what is small and outlives a step lies where a large block was, and a heap without a bound
-    grows to nearly twice of what is ever used at once. Where nothing can be set aside, memory is kept as
-    `keep_memory_of_batches` does.
+    unmapped as by default; smaller ones make it grow. What is small and outlives a step lies where a large block was,
+    so that without this a heap grows to nearly twice of what is ever used at once. Where address space has a limit
+    nothing is set aside, and memory is kept as `keep_memory_of_batches` does.
 
     To be called before there are threads, for a thread that has its own heap keeps it. What is freed is used again but
     never returned, and `calloc` has to clear it.
     """
-    if not _has_space_to_spare():
-        return _told(_OF_BATCHES)
-    told = _told(_OF_STEPS)
-    if told:
+    spare = _libc() is not None and _has_space_to_spare()
+    told = _told(_OF_STEPS if spare else _OF_BATCHES)
+    if told and spare:
         _set_aside(machine_memory()[0] // SHARE_OF_STEPS)
     return told
 
