@@ -6,9 +6,12 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_beside_its_plan(tmp_path):
     arguments = ["--runs", "bert_tiny:4x16", "--output", tmp_path / "r.json"]
     one_device = os.environ | {"XLA_FLAGS": ""}

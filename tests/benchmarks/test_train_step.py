@@ -139,6 +139,7 @@ def test_cases_that_the_time_was_too_short_for_are_named_in_the_files(batches, t
     assert "Left out, for the time was over: tiny-16x2." in page.read_text()
 
 
+@pytest.mark.slow
 def test_our_own_step_without_dropout_is_a_contender(batches, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
     case = make_case(batches)

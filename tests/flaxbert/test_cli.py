@@ -360,6 +360,7 @@ def test_a_developer_may_ask_for_the_traceback():
         cli.main(["frobnicate", "--traceback"])
 
 
+@pytest.mark.slow
 def test_exhausted_memory_is_told_of_with_what_the_step_needs_and_what_would_fit(corpora, environment, tmp_path):
     """Attention of so many heads takes 8.6 GB a matrix, and the process may have 20 of all."""
     settings = (
