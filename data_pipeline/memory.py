@@ -40,7 +40,7 @@ def limit_files(own: Path = OWN_CGROUPS, root: Path = CGROUPS) -> Iterator[Path]
 
     A job of a scheduler or a service sees the groups of all the machine; a container for the most part its own alone.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # another system has no such file, or one of another form
         for line in own.read_text().splitlines():
             _, controllers, place = line.split(":", 2)
             if not controllers:

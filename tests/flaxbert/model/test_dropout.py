@@ -285,6 +285,16 @@ def test_every_site_layer_and_step_has_seeds_of_its_own(small_config, monkeypatc
             assert_no_copies(row, other)
 
 
+def test_seeds_of_all_layers_at_once_are_those_of_each_by_itself():
+    """A run goes on with the masks that it began with: these are the keys that each layer once split by itself."""
+    rows = jnp.asarray([5, 0, 70_000])
+    found = jax.jit(encoder.seeds_of_layers, static_argnums=1)(KEY, 4, rows)
+    assert found.shape == (4, 3, 3, 2) and found.dtype == jnp.uint32
+    for layer, key in zip(found, jax.random.split(KEY, 4), strict=True):
+        for seeds, own in zip(layer, jax.random.split(key, 3), strict=True):
+            np.testing.assert_array_equal(seeds, row_seeds(own, rows))
+
+
 def test_the_mask_is_the_same_under_jit_and_vmap():
     x = jnp.ones((4, 6, 32))
     keys = jax.random.split(KEY, 3)
